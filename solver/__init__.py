@@ -1,0 +1,49 @@
+"""Refresh schedules proved best: arrays in, solution out.
+
+A leaf package: NumPy and PuLP only. FORMULATION.md states the models in mathematical notation.
+
+>>> import numpy as np
+>>> from solver import Formulation, Problem, solve
+>>> costs = np.ones((1, 1, 4, 5))  # every arc takes a second, so fewest refreshes win
+>>> problem = Problem(steps=4, budgets=np.array([8]), arc_cost_s=costs)
+>>> solve(problem, formulation=Formulation.UNIFORM).interval
+4
+
+=======================  ==========================================================
+``Backend``              program that solves the integer model
+``BackendError``         a backend could not run, or contradicted the problem
+``ClosedFormTerms``      the paper's terms, fitted from a trace
+``Formulation``          which schedules are searched
+``Problem``              choices and their costs
+``ProblemError``         a problem or an option is out of its range
+``Solution``             a schedule and the proof that comes with it
+``SolverError``          base of every error raised on purpose
+``Status``               what was proved
+``closed_form_costs_s``  the paper's latency of every interval
+``interval_costs_s``     seconds per block of every uniform interval and budget
+``refresh_steps``        refresh steps of an interval
+``solve``                find the best schedule
+=======================  ==========================================================
+"""
+
+from solver.closed_form import closed_form_costs_s
+from solver.formulations import solve
+from solver.intervals import interval_costs_s, refresh_steps
+from solver.problem import BackendError, ClosedFormTerms, Problem, ProblemError, SolverError
+from solver.solution import Backend, Formulation, Solution, Status
+
+__all__ = [
+    "Backend",
+    "BackendError",
+    "ClosedFormTerms",
+    "Formulation",
+    "Problem",
+    "ProblemError",
+    "Solution",
+    "SolverError",
+    "Status",
+    "closed_form_costs_s",
+    "interval_costs_s",
+    "refresh_steps",
+    "solve",
+]

@@ -1,0 +1,256 @@
+"""Small models, traces and machines for tests of the simulator, and the checks every run passes."""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import pytest
+
+from tidesim.engines import TIDESIM
+from tidesim.latency import Contention, Direction, Duplex
+from tidesim.memory import MemoryPlan
+from tidesim.model_spec import ModelSpec
+from tidesim.placement import Setup, replay
+from tidesim.policies import get_policy
+from tidesim.records import Resource, busy_s, check
+from tidesim.simulate import Case, run
+from tidesim.trace.passes import Kind, Pass, RequestInfo, Trace, TraceMeta
+from tidesim.trace.windows import windowed
+
+NO_MEMORY = MemoryPlan(
+    non_expert_bytes=0, slots_bytes=0, scratch_bytes=0, kv_bytes=0, workspace_bytes=0
+)
+
+
+def small_spec(**sizes):
+    """Return a model of one mixture layer of three experts, unless told otherwise."""
+    usual = {
+        "name": "small",
+        "num_hidden_layers": 1,
+        "first_k_dense_replace": 0,
+        "hidden_size": 16,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 1,
+        "head_dim": 8,
+        "intermediate_size": 32,
+        "moe_intermediate_size": 8,
+        "num_experts": 3,
+        "num_experts_per_tok": 1,
+        "n_group": 1,
+        "topk_group": 1,
+        "num_shared_experts": 1,
+        "vocab_size": 64,
+        "max_position_embeddings": 512,
+        "rope_theta": 10000.0,
+        "partial_rotary_factor": 0.5,
+        "rms_norm_eps": 1e-6,
+        "routed_scaling_factor": 1.0,
+        "mask_token_id": 63,
+        "eos_token_id": 62,
+        "block_length": 3,
+    }
+    return ModelSpec(**(usual | sizes))
+
+
+def steps_trace(spec, counts, *, steps_per_block=None, generated=0, commits=False):
+    """Return a trace of one request whose denoise passes have the given counts, [steps, L, E]."""
+    per_block = steps_per_block or len(counts)
+    passes = []
+    for number, histogram in enumerate(np.array(counts, dtype=np.uint32)):
+        block, step = divmod(number, per_block)
+        common = {"request": 0, "block": block, "tokens": spec.block_length}
+        common |= {"context": block * spec.block_length, "histogram": histogram}
+        passes.append(Pass(kind=Kind.DENOISE, step=step, **common))
+        if commits and step + 1 == per_block:
+            passes.append(Pass(kind=Kind.COMMIT, step=step + 1, **common))
+    info = RequestInfo(request=0, prompt_tokens=0, generated_tokens=generated)
+    return Trace(TraceMeta(model=spec, provenance="synthetic", requests=(info,)), passes)
+
+
+@dataclass(kw_only=True)
+class FakeLatency:
+    """Latency whose every piece takes a constant time, whatever its size."""
+
+    attention: float = 4.0
+    dense_mlp: float = 3.0
+    router: float = 1.0
+    shared: float = 2.0
+    combine: float = 1.0
+    head: float = 2.0
+    gpu_experts: float = 3.0
+    cpu_experts: float = 16.0
+    gpu_expert: float = 2.0
+    cpu_expert: float = 8.0
+    copy: float = 1.0
+    expert_copy: float = 8.0
+    sync_s: float = 1.0
+    decide_s: float = 1.0
+    contention: Contention = field(
+        default_factory=lambda: Contention(cpu_factor=1.0, h2d_factor=1.0, d2h_factor=1.0)
+    )
+    duplex: Duplex = field(default_factory=lambda: Duplex(h2d_factor=1.0, d2h_factor=1.0))
+
+    def attention_s(self, tokens, context):
+        return self.attention
+
+    def dense_mlp_s(self, tokens):
+        return self.dense_mlp
+
+    def router_s(self, tokens):
+        return self.router
+
+    def shared_s(self, tokens):
+        return self.shared
+
+    def combine_s(self, tokens):
+        return self.combine
+
+    def head_s(self, tokens):
+        return self.head
+
+    def gpu_experts_s(self, tokens_per_expert):
+        return self.gpu_experts if np.any(tokens_per_expert) else 0.0
+
+    def gpu_call_s(self, experts, pairs):
+        return self.gpu_experts if experts else 0.0
+
+    def cpu_experts_s(self, tokens_per_expert):
+        return self.cpu_experts if np.any(tokens_per_expert) else 0.0
+
+    def gpu_expert_s(self, tokens):
+        return self.gpu_expert
+
+    def cpu_expert_s(self, tokens):
+        return self.cpu_expert
+
+    def copy_s(self, num_bytes, direction, *, pinned):
+        assert direction in Direction
+        return self.copy
+
+    def expert_copy_s(self, copies, direction, *, pinned):
+        return copies * self.expert_copy
+
+
+def case_of(
+    trace,
+    *,
+    policy="tide",
+    budget=1,
+    interval=1,
+    engine=TIDESIM,
+    latency=None,
+    popularity=None,
+    spec=None,
+):
+    """Return a case whose memory nobody checks."""
+    model = trace.meta.model
+    shape = (model.moe_layers, model.num_experts)
+    latency = latency or FakeLatency()
+    setup = Setup(
+        num_experts=model.num_experts,
+        layers=model.moe_layers,
+        budget=budget,
+        popularity=np.zeros(shape) if popularity is None else np.array(popularity, dtype=float),
+        engine=engine,
+        latency=latency,
+        interval=interval,
+    )
+    return Case(
+        trace=trace,
+        spec=spec or model,
+        latency=latency,
+        setup=setup,
+        policy=get_policy(policy) if isinstance(policy, str) else policy,
+        memory=NO_MEMORY,
+        hardware="fake",
+    )
+
+
+def check_run(case):
+    """Simulate a case and assert what must hold for every run; return the result."""
+    result = run(case, keep_records=True)
+    placements = list(
+        replay(windowed(case.trace, case.setup.engine.window), case.policy(case.setup), case.setup)
+    )
+    _check_counts(result, placements, case)
+    _check_clock(result, placements)
+    _check_causality(result, placements, case)
+    return result
+
+
+def _check_counts(result, placements, case):
+    """Every active expert is served once, residents fit, bytes follow from what moved."""
+    for placement in placements:
+        counts = placement.pass_.counts
+        assert np.array_equal(placement.hits + placement.misses, counts)
+        assert np.array_equal(placement.gpu_tokens + placement.cpu_tokens, counts)
+        assert not np.any((placement.gpu_tokens > 0) & (placement.cpu_tokens > 0))
+        assert np.all(placement.resident.sum(axis=1) <= result.budgets)
+        assert not np.any(placement.hits[~placement.resident])
+    total = sum(int(placement.pass_.counts.sum()) for placement in placements)
+    assert result.hits + result.misses == total
+    expert_bytes = case.spec.expert_bytes
+    assert result.h2d_bytes_by_purpose["promotions"] == result.promotions * expert_bytes
+    assert result.h2d_bytes_by_purpose["streams"] == result.streams * expert_bytes
+    written = result.evictions * expert_bytes if case.setup.engine.write_back else 0
+    assert result.d2h_bytes_by_purpose["write_backs"] == written
+    rows = sum(sum(placement.cpu_load.pairs) for placement in placements)
+    row_bytes = case.spec.hidden_size * case.spec.dtype_bytes
+    assert result.h2d_bytes_by_purpose["results"] == rows * row_bytes
+
+
+def _check_clock(result, placements):
+    """Nothing overlaps on a resource; time adds up; nobody works longer than the run takes."""
+    check(result.records)
+    assert len(result.pass_s) == result.passes == len(placements)
+    assert sum(result.pass_s) == pytest.approx(result.seconds, rel=1e-9)
+    assert sum(result.waited.values()) == pytest.approx(1.0, rel=1e-9)
+    assert max(row.end_s for row in result.records) <= result.seconds * (1 + 1e-12)
+    for resource, busy in busy_s(result.records).items():
+        assert busy == pytest.approx(result.busy[resource] * result.seconds, rel=1e-9, abs=1e-15)
+        assert busy <= result.seconds * (1 + 1e-12)
+
+
+def _check_causality(result, placements, case):
+    """A layer's operations follow one another as its data does."""
+    rows = {}
+    for row in result.records:
+        place = (row.request, row.block, row.step, row.layer)
+        rows.setdefault(place, {}).setdefault(_what(row.label), []).append(row)
+    passes = [placement.pass_ for placement in placements]
+    for pass_, placement in zip(passes, placements, strict=True):
+        for index, decision in enumerate(placement.decisions):
+            layer = case.spec.first_k_dense_replace + index
+            here = rows[pass_.request, pass_.block, pass_.step, layer]
+            for before, after in _FOLLOWS:
+                ends = [row.end_s for row in here.get(before, ())]
+                starts = [row.start_s for row in here.get(after, ())]
+                assert max(ends, default=0) <= min(starts, default=np.inf) * (1 + 1e-12)
+            assert len(here.get("promote", ())) == len(decision.promote)
+            assert len(here.get("stream", ())) == len(decision.stream)
+    for row in result.records:
+        assert row.resource in Resource
+
+
+_FOLLOWS = (
+    ("attention", "router"),
+    ("router", "ids"),
+    ("router", "sync"),
+    ("ids", "sync"),
+    ("sync", "decide"),
+    ("sync", "promote"),
+    ("decide", "promote"),
+    ("decide", "hidden"),
+    ("write back", "promote"),
+    ("promote", "experts gpu"),
+    ("stream", "experts gpu"),
+    ("hidden", "experts cpu"),
+    ("experts cpu", "result"),
+    ("experts gpu", "combine"),
+    ("shared", "combine"),
+    ("result", "combine"),
+)
+
+
+def _what(label):
+    """Return the operation of a label, without the expert or number in it."""
+    return " ".join(word for word in label.split() if not word.strip("()").isdigit())

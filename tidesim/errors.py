@@ -1,0 +1,37 @@
+"""Every error tidesim raises on purpose.
+
+::
+
+    TidesimError
+    ├── FormatError      (ValueError)         a file does not hold what its format says
+    ├── SettingError     (ValueError)         an argument or option is out of its range
+    ├── CapacityError    (ValueError)         something does not fit a machine's memory
+    ├── NotFoundError    (FileNotFoundError)  no file or bundled resource of that name
+    └── OutputError      (OSError)            a result cannot be written
+
+The command line turns each into one sentence on stderr and exit status 2.
+"""
+
+
+class TidesimError(Exception):
+    """Base of every error raised on purpose; catch it to catch them all."""
+
+
+class FormatError(TidesimError, ValueError):
+    """A file does not hold what its format says."""
+
+
+class SettingError(TidesimError, ValueError):
+    """An argument or option is out of its range."""
+
+
+class CapacityError(TidesimError, ValueError):
+    """Something does not fit a machine's memory."""
+
+
+class NotFoundError(TidesimError, FileNotFoundError):
+    """No file or bundled resource of that name."""
+
+
+class OutputError(TidesimError, OSError):
+    """A result cannot be written."""

@@ -1,0 +1,389 @@
+"""Latency: the seconds that each piece of a pass takes on one machine.
+
+On the GPU every piece costs kernels × launch + bytes / memory rate + FLOPs / peak. The *sum* fits
+published tables of fused expert kernels within 2-9 % (H100, H200, A100, L40S; tables of
+ai-dynamo/aiconfigurator), better than the larger of the two terms. A CPU expert costs the larger of
+reading its weights and computing its tokens. Where the profile holds a measured curve, the curve
+counts; outside its grid its nearest point is scaled by the formula.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tidesim.hardware import Curve, HardwareProfile
+from tidesim.model_spec import ModelSpec
+
+# Kernels of one call, counted in an eager PyTorch implementation of LLaDA2.0 (estimates: fused
+# implementations start fewer). Attention: 2 layer norms, 2 residual sums, 3 projections and layouts,
+# 2 head norms, rotary, attention itself. Router: 2 casts, product, sigmoid, bias, group scores
+# (top-2, sum), group choice (top-k, scatter, mask), top-k, gather, normalise (3), scale.
+ATTENTION_KERNELS = 11
+MLP_KERNELS = 5  # gate, up, SiLU, product, down
+ROUTER_KERNELS = 16
+COMBINE_KERNELS = 4  # gather to top-k order, weight, sum over top-k, add the shared experts
+HEAD_KERNELS = 12  # norm, product, cast, softmax (3), maximum, gather, threshold, masks, write
+LOOPED_EXPERT_KERNELS = 5  # the same five as an MLP, one expert at a time
+
+# A float32 product against the bf16 peak: A100 312 / 19.5 TFLOP/s (NVIDIA A100 datasheet).
+FLOAT32_COST = 16
+FLOAT32_BYTES = 4
+
+
+class Direction(StrEnum):
+    """Which way a copy goes."""
+
+    H2D = "h2d"
+    D2H = "d2h"
+
+
+class Basis(StrEnum):
+    """What stands behind a time."""
+
+    CURVE = "curve"
+    EXTRAPOLATED = "extrapolated"
+    FORMULA = "formula"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Contention:
+    """The share of its rate each side keeps while CPU experts and copies run together."""
+
+    cpu_factor: float
+    h2d_factor: float
+    d2h_factor: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Duplex:
+    """The share of its rate each direction keeps while both copy."""
+
+    h2d_factor: float
+    d2h_factor: float
+
+
+class Work(NamedTuple):
+    """What a piece asks of the GPU: kernels, bytes of its memory moved, FLOPs at the bf16 peak."""
+
+    kernels: int
+    num_bytes: float
+    flops: float
+
+
+def attention_work(spec: ModelSpec, tokens: int, context: int) -> Work:
+    """Count one layer's norms, projections, attention over context + tokens keys, residuals."""
+    queries = spec.num_attention_heads * spec.head_dim
+    kv = 2 * spec.num_key_value_heads * spec.head_dim
+    keys = context + tokens
+    moved = keys * kv + tokens * (8 * spec.hidden_size + 4 * (queries + kv))
+    flops = 2 * tokens * spec.attention_params + 4 * tokens * keys * queries
+    return Work(ATTENTION_KERNELS, (spec.attention_params + moved) * spec.dtype_bytes, flops)
+
+
+def mlp_work(spec: ModelSpec, tokens: float, *, params: int) -> Work:
+    """Count one gated MLP of `params` weights; its inner width follows from them."""
+    moved = tokens * _activations(spec, params // (3 * spec.hidden_size))
+    return Work(MLP_KERNELS, (params + moved) * spec.dtype_bytes, 2 * tokens * params)
+
+
+def router_work(spec: ModelSpec, tokens: int) -> Work:
+    """Count one float32 router: product, sigmoid, group-limited choice of the top-k."""
+    weights = spec.num_experts * spec.hidden_size
+    moved = tokens * (2 * spec.hidden_size + 8 * spec.num_experts)
+    flops = FLOAT32_COST * 2 * tokens * weights
+    return Work(ROUTER_KERNELS, (weights + moved) * FLOAT32_BYTES, flops)
+
+
+def combine_work(spec: ModelSpec, tokens: int) -> Work:
+    """Count the float32 sum of the top-k outputs and the shared experts."""
+    moved = tokens * spec.hidden_size * (3 * spec.num_experts_per_tok + 3)
+    flops = FLOAT32_COST * 2 * tokens * spec.hidden_size * spec.num_experts_per_tok
+    return Work(COMBINE_KERNELS, moved * FLOAT32_BYTES, flops)
+
+
+def head_work(spec: ModelSpec, tokens: int) -> Work:
+    """Count the final norm, output head, float32 softmax and the choice of tokens."""
+    logits = tokens * spec.vocab_size * (2 * spec.dtype_bytes + 6 * FLOAT32_BYTES)
+    num_bytes = spec.head_params * spec.dtype_bytes + logits
+    return Work(HEAD_KERNELS, num_bytes, 2 * tokens * spec.head_params)
+
+
+def _activations(spec: ModelSpec, width: int) -> int:
+    """Values moved per token of a gated MLP: each intermediate written once and read once."""
+    return 2 * spec.hidden_size + 6 * width
+
+
+def needed_keys(engine: str, *, pinned: bool) -> tuple[str, ...]:
+    """List the profile keys that a run with an engine needs, host link included."""
+    names = (_link_name(direction, pinned=pinned) for direction in Direction)
+    link = tuple(f"link.{name}_bytes_per_s" for name in names)
+    shares = ("link.h2d_duplex_factor", "link.d2h_duplex_factor")
+    contention = tuple(f"contention.{side}_factor" for side in ("cpu", *Direction))
+    return _base_keys(engine) + link + shares + contention
+
+
+def _base_keys(engine: str) -> tuple[str, ...]:
+    rates = ("flops_bf16", "memory_bytes_per_s", "launch_s", "fused_call_s")
+    calls = ("gpu_expert_call_s", "cpu_expert_call_s", "copy_call_s", "sync_s", "decide_s")
+    return (
+        *(f"gpu.{key}" for key in rates),
+        *("cpu.expert_bytes_per_s", "cpu.flops_bf16", "link.latency_s"),
+        *(f"engine.{engine}.{key}" for key in calls),
+    )
+
+
+class _Table:
+    """A measured curve as arrays; lookups are multilinear on its grid."""
+
+    def __init__(self, curve: Curve) -> None:
+        self.grid = [np.asarray(axis) for axis in curve.points]
+        self.seconds = np.reshape(curve.seconds, [len(axis) for axis in self.grid])
+
+    def clamp(self, point: tuple[Any, ...]) -> tuple[NDArray[np.float64], ...]:
+        """Return the nearest point inside the grid."""
+        pairs = zip(point, self.grid, strict=True)
+        return tuple(np.clip(x, axis[0], axis[-1]) for x, axis in pairs)
+
+    def seconds_at(self, point: tuple[NDArray[np.float64], ...]) -> Any:
+        """Interpolate at a point inside the grid, or at arrays of points."""
+        corners: list[tuple[Any, tuple[Any, ...]]] = [(1.0, ())]
+        for x, axis in zip(point, self.grid, strict=True):
+            low = np.clip(np.searchsorted(axis, x, side="right") - 1, 0, max(len(axis) - 2, 0))
+            high = np.minimum(low + 1, len(axis) - 1)
+            gap = axis[high] - axis[low]
+            share = (x - axis[low]) / np.where(gap > 0, gap, 1.0)
+            corners = [
+                (weight * part, (*index, at))
+                for weight, index in corners
+                for part, at in ((1 - share, low), (share, high))
+            ]
+        return sum(weight * self.seconds[index] for weight, index in corners)
+
+
+class Latency:
+    """Time the pieces of a pass for one machine, one model's sizes and one engine.
+
+    Parameters
+    ----------
+    profile : HardwareProfile
+        The machine.
+    spec : ModelSpec
+        The sizes to time, which need not be those of the traced model.
+    engine : str
+        Whose per-call costs apply: a section ``[engine.<name>]`` of the profile.
+
+    Raises
+    ------
+    FormatError
+        The profile lacks a number that every run needs; see `needed_keys`. Rates of the link,
+        duplex and contention factors are looked up when first asked for.
+    """
+
+    def __init__(self, profile: HardwareProfile, spec: ModelSpec, *, engine: str) -> None:
+        at = {key: profile.value(key) for key in _base_keys(engine)}
+        costs = profile.engine[engine]
+        cpu_factor = costs.cpu_rate_factor.value if costs.cpu_rate_factor else 1.0
+        self.profile = profile
+        self.spec = spec
+        self.engine = engine
+        self.launch_s = at["gpu.launch_s"]
+        self.sync_s = at[f"engine.{engine}.sync_s"]
+        self.decide_s = at[f"engine.{engine}.decide_s"]
+        self._gpu_bytes_per_s = at["gpu.memory_bytes_per_s"]
+        self._gpu_flops = at["gpu.flops_bf16"]
+        self._fused_call_s = at["gpu.fused_call_s"]
+        self._cpu_bytes_per_s = at["cpu.expert_bytes_per_s"] * cpu_factor
+        self._cpu_flops = at["cpu.flops_bf16"] * cpu_factor
+        self._latency_s = at["link.latency_s"]
+        self._gpu_expert_call_s = at[f"engine.{engine}.gpu_expert_call_s"]
+        self._cpu_expert_call_s = at[f"engine.{engine}.cpu_expert_call_s"]
+        self._copy_call_s = at[f"engine.{engine}.copy_call_s"]
+        self._tables = _fitting_tables(profile, spec)
+        same = not self._tables or profile.baseline is profile
+        self._baseline = self if same else Latency(profile.baseline, spec, engine=engine)
+
+    @property
+    def contention(self) -> Contention:
+        """Shares of rate while CPU experts and copies run together."""
+        value = self.profile.value
+        return Contention(
+            cpu_factor=value("contention.cpu_factor"),
+            h2d_factor=value("contention.h2d_factor"),
+            d2h_factor=value("contention.d2h_factor"),
+        )
+
+    @property
+    def duplex(self) -> Duplex:
+        """Shares of rate while both directions copy."""
+        value = self.profile.value
+        return Duplex(
+            h2d_factor=value("link.h2d_duplex_factor"), d2h_factor=value("link.d2h_duplex_factor")
+        )
+
+    def attention_s(self, tokens: int, context: int) -> float:
+        """Time one layer's attention over `context` cached tokens and `tokens` new ones."""
+        return float(self._calibrated("attention", Latency._attention_formula, tokens, context))
+
+    def dense_mlp_s(self, tokens: int) -> float:
+        """Time the MLP of a dense layer."""
+        return self._gpu_s(mlp_work(self.spec, tokens, params=self.spec.dense_mlp_params))
+
+    def shared_s(self, tokens: int) -> float:
+        """Time the shared experts of a mixture layer; 0 for a model without."""
+        params = self.spec.shared_expert_params
+        return self._gpu_s(mlp_work(self.spec, tokens, params=params)) if params else 0.0
+
+    def router_s(self, tokens: int) -> float:
+        """Time the router of a mixture layer."""
+        return self._gpu_s(router_work(self.spec, tokens))
+
+    def combine_s(self, tokens: int) -> float:
+        """Time the sum of a mixture layer's expert outputs."""
+        return self._gpu_s(combine_work(self.spec, tokens))
+
+    def head_s(self, tokens: int) -> float:
+        """Time the output head on `tokens` positions, softmax and sampling included."""
+        return self._gpu_s(head_work(self.spec, tokens))
+
+    def gpu_experts_s(self, tokens_per_expert: NDArray[np.integer[Any]]) -> float:
+        """Time one grouped call over the experts that have tokens; 0 when none has.
+
+        Seconds = fused call + (experts × bytes + activations) / memory rate + FLOPs / peak.
+
+        Parameters
+        ----------
+        tokens_per_expert : ndarray of int
+            Tokens of each expert; its order does not matter.
+        """
+        experts = int(np.count_nonzero(tokens_per_expert))
+        return self.gpu_call_s(experts, int(np.sum(tokens_per_expert)))
+
+    def gpu_call_s(self, experts: int, pairs: int) -> float:
+        """Time one grouped call over `experts` distinct experts and `pairs` token-expert pairs."""
+        if not experts:
+            return 0.0
+        formula = Latency._gpu_experts_formula
+        return float(self._calibrated("gpu_experts", formula, pairs / experts, experts))
+
+    def gpu_expert_s(self, tokens: int) -> float:
+        """Time one GPU expert of an engine that loops over experts; 0 without tokens."""
+        if not tokens:
+            return 0.0
+        work = mlp_work(self.spec, tokens, params=self.spec.expert_params)
+        return self._gpu_expert_call_s + self._gpu_s(work)
+
+    def cpu_experts_s(self, tokens_per_expert: NDArray[np.integer[Any]]) -> float:
+        """Time all CPU experts of a layer, handed over together; 0 when none has tokens.
+
+        Seconds = call + Σ over experts with tokens of max(bytes / rate, FLOPs / CPU FLOP/s):
+        weights are read once however many tokens share them.
+
+        Parameters
+        ----------
+        tokens_per_expert : ndarray of int
+            Tokens of each expert; its order does not matter.
+        """
+        active = tokens_per_expert[np.nonzero(tokens_per_expert)]
+        if not active.size:
+            return 0.0
+        times = self._calibrated(
+            "cpu_experts", Latency._cpu_experts_formula, active, np.full(active.shape, active.size)
+        )
+        return self._cpu_expert_call_s + float(np.mean(times))
+
+    def cpu_expert_s(self, tokens: int) -> float:
+        """Time one CPU expert of an engine that loops over experts; 0 without tokens."""
+        return self.cpu_experts_s(np.array([tokens]))
+
+    def copy_s(self, num_bytes: float, direction: Direction, *, pinned: bool) -> float:
+        """Time one copy alone on the link: latency + bytes / rate + the engine's cost per copy.
+
+        Raises
+        ------
+        FormatError
+            The profile lacks the rate of this direction and kind of memory.
+        """
+        name = _link_name(direction, pinned=pinned)
+
+        def formula(latency: Latency, size: float) -> float:
+            return latency._latency_s + size / latency.profile.value(f"link.{name}_bytes_per_s")
+
+        return self._copy_call_s + float(self._calibrated(f"copy.{name}", formula, num_bytes))
+
+    def expert_copy_s(self, copies: int, direction: Direction, *, pinned: bool) -> float:
+        """Time the copy of one expert cut into `copies` equal copies, one after the other."""
+        return copies * self.copy_s(self.spec.expert_bytes / copies, direction, pinned=pinned)
+
+    def basis(self, curve: str, *point: float) -> Basis:
+        """Say what stands behind a time.
+
+        Parameters
+        ----------
+        curve : str
+            ``attention``, ``gpu_experts``, ``cpu_experts`` or ``copy.<rate>`` such as
+            ``copy.h2d_pageable``.
+        point : float
+            Where on that curve's axes.
+        """
+        table = self._tables.get(curve)
+        if table is None:
+            return Basis.FORMULA
+        return Basis.CURVE if table.clamp(point) == point else Basis.EXTRAPOLATED
+
+    def _gpu_s(self, work: Work) -> float:
+        return (
+            work.kernels * self.launch_s
+            + work.num_bytes / self._gpu_bytes_per_s
+            + work.flops / self._gpu_flops
+        )
+
+    def _attention_formula(self, tokens: int, context: int) -> float:
+        return self._gpu_s(attention_work(self.spec, tokens, context))
+
+    def _gpu_experts_formula(self, tokens_per_expert: float, experts: int) -> float:
+        work = mlp_work(self.spec, tokens_per_expert, params=self.spec.expert_params)
+        one = work.num_bytes / self._gpu_bytes_per_s + work.flops / self._gpu_flops
+        return self._fused_call_s + experts * one
+
+    def _cpu_experts_formula(
+        self, tokens: NDArray[np.float64], experts: NDArray[np.float64]
+    ) -> NDArray[np.float64]:
+        read_s = self.spec.expert_bytes / self._cpu_bytes_per_s
+        compute_s = 2 * self.spec.expert_params * tokens / self._cpu_flops
+        return experts * np.maximum(read_s, compute_s)
+
+    def _calibrated(self, name: str, formula: Callable[..., Any], *point: Any) -> Any:
+        """Look a point up in a measured curve, scaled by the formula beyond its grid.
+
+        Overrides scale it too: by the formula with them over the formula without.
+        """
+        table = self._tables.get(name)
+        if table is None:
+            return formula(self, *point)
+        inside = table.clamp(point)
+        return table.seconds_at(inside) * formula(self, *point) / formula(self._baseline, *inside)
+
+
+def _link_name(direction: Direction, *, pinned: bool) -> str:
+    return direction.value if pinned else f"{direction}_pageable"
+
+
+def _fitting_tables(profile: HardwareProfile, spec: ModelSpec) -> dict[str, _Table]:
+    """Collect the measured curves that hold for a model's shapes."""
+    curves: dict[str, Curve | None] = {
+        f"copy.{name}": curve for name, curve in profile.curves.copies
+    }
+    for name in ("gpu_experts", "cpu_experts", "attention"):
+        curve = getattr(profile.curves, name)
+        curves[name] = curve if curve and _fits(curve, spec) else None
+    return {name: _Table(curve) for name, curve in curves.items() if curve}
+
+
+def _fits(curve: Curve, spec: ModelSpec) -> bool:
+    """Whether a curve was measured at a model's shapes."""
+    sizes = set(type(curve).model_fields) & set(ModelSpec.model_fields)
+    return all(getattr(curve, name) == getattr(spec, name) for name in sorted(sizes))

@@ -1,0 +1,161 @@
+"""What a model occupies on the GPU, and the largest budget that still fits."""
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+
+from tidesim.errors import CapacityError
+from tidesim.model_spec import ModelSpec
+from tidesim.trace.passes import Trace, Window
+
+# What the TIDE authors' code keeps free at least (ims-kdks/TIDE 5611ace): driver context,
+# libraries, fragmentation.
+RESERVE_BYTES = 1_500_000_000
+_FLOAT32 = 4
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Extent:
+    """The largest pass a run must hold.
+
+    Attributes
+    ----------
+    tokens : int
+        Most tokens computed by one pass.
+    decoded : int
+        Most tokens whose logits one pass computes.
+    cached : int
+        Most tokens whose keys and values are kept.
+    """
+
+    tokens: int
+    decoded: int
+    cached: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MemoryPlan:
+    """Bytes on the GPU by purpose."""
+
+    non_expert_bytes: int
+    slots_bytes: int
+    scratch_bytes: int
+    kv_bytes: int
+    workspace_bytes: int
+
+    @property
+    def total_bytes(self) -> int:
+        """All of it."""
+        return (
+            self.non_expert_bytes
+            + self.slots_bytes
+            + self.scratch_bytes
+            + self.kv_bytes
+            + self.workspace_bytes
+        )
+
+    def to_json(self) -> dict[str, int]:
+        """Return bytes by purpose and in total."""
+        return asdict(self) | {"total_bytes": self.total_bytes}
+
+
+def extent(trace: Trace, window: Window) -> Extent:
+    """Return the largest pass of a trace; reads it once.
+
+    Parameters
+    ----------
+    trace : Trace
+    window : Window
+    """
+    block = trace.meta.model.block_length
+    computed = positions = block
+    for pass_ in trace:
+        computed = max(computed, pass_.tokens)
+        positions = max(positions, pass_.tokens + pass_.context)
+    if window is Window.FULL:
+        return Extent(tokens=positions, decoded=positions, cached=0)
+    return Extent(tokens=computed, decoded=block, cached=positions)
+
+
+def workspace_bytes(spec: ModelSpec, size: Extent) -> int:
+    """Return bytes of activations and reserve.
+
+    Activations of a layer: residual, norm, queries, keys, values and the widest MLP in the model's
+    dtype, and one float32 row per token-expert pair, because the sum over the top-k is exact.
+    Logits and their softmax are float32.
+    """
+    heads = spec.num_attention_heads + 2 * spec.num_key_value_heads
+    mlp = max(
+        spec.intermediate_size * bool(spec.first_k_dense_replace),
+        spec.num_experts_per_tok * spec.moe_intermediate_size,
+    )
+    row = (2 * spec.hidden_size + heads * spec.head_dim + 2 * mlp) * spec.dtype_bytes
+    pairs = spec.num_experts_per_tok * spec.hidden_size * _FLOAT32
+    logits = 2 * spec.vocab_size * _FLOAT32
+    return size.tokens * (row + pairs) + size.decoded * logits + RESERVE_BYTES
+
+
+def plan(spec: ModelSpec, size: Extent, *, slots: int, scratch_slots: int = 0) -> MemoryPlan:
+    """Return what a run occupies.
+
+    Parameters
+    ----------
+    spec : ModelSpec
+        The sizes simulated.
+    size : Extent
+    slots : int
+        Expert slots of all layers together.
+    scratch_slots : int
+        Slots for streamed experts, shared by all layers.
+    """
+    return MemoryPlan(
+        non_expert_bytes=spec.non_expert_bytes,
+        slots_bytes=slots * spec.expert_bytes,
+        scratch_bytes=scratch_slots * spec.expert_bytes,
+        kv_bytes=size.cached * spec.kv_bytes_per_token,
+        workspace_bytes=workspace_bytes(spec, size),
+    )
+
+
+def budget_for(
+    spec: ModelSpec,
+    size: Extent,
+    memory_bytes: int,
+    *,
+    scratch_slots: Callable[[int], int] = lambda _: 0,
+) -> int:
+    """Return the largest budget per layer that fits.
+
+    Parameters
+    ----------
+    spec, size
+        As for `plan`.
+    memory_bytes : int
+        Memory of the GPU, all of it.
+    scratch_slots : callable
+        Slots for streamed experts at a budget.
+
+    Raises
+    ------
+    CapacityError
+        Not even the smallest budget, one token's top-k, fits; names the memory that would do.
+    """
+    needed = {
+        budget: plan(
+            spec, size, slots=spec.moe_layers * budget, scratch_slots=scratch_slots(budget)
+        ).total_bytes
+        for budget in range(spec.num_experts_per_tok, spec.num_experts + 1)
+    }
+    fitting = [budget for budget, total in needed.items() if total <= memory_bytes]
+    if not fitting:
+        raise CapacityError(
+            f"{gigabytes(memory_bytes)} do not hold {spec.name} with the smallest budget, "
+            f"{spec.num_experts_per_tok} experts per layer; "
+            f"the smallest memory that would do is {gigabytes(min(needed.values()), up=True)}"
+        )
+    return max(fitting)
+
+
+def gigabytes(num_bytes: float, *, up: bool = False) -> str:
+    """Return bytes as text in GB (1e9), with two decimals; rounded up on request."""
+    hundredths = -(-num_bytes // 1e7) if up else num_bytes // 1e7
+    return f"{hundredths / 100:.2f} GB"

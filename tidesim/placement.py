@@ -1,0 +1,336 @@
+"""Residency of experts as a pure state machine: what a policy sees, decides and causes.
+
+No clock and no hardware: hits, misses, promotions and bytes depend on the trace alone.
+Dimension letters: L mixture layers, E experts.
+"""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from tidesim.engines import Engine
+from tidesim.latency import Latency
+from tidesim.trace.passes import Counts, Kind, Trace, Window, WindowedPass
+from tidesim.trace.windows import windowed
+
+IntArray = npt.NDArray[np.int64]
+FloatArray = npt.NDArray[np.float64]
+BoolArray = npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LayerView:
+    """What a policy may look at once a layer's routing is known.
+
+    Attributes
+    ----------
+    layer : int
+        Mixture layer, counted from 0.
+    request, block, generated_block, step, kind
+        Those of the pass, as in `WindowedPass`.
+    counts : [E] int64
+        Tokens of this pass routed to every expert.
+    resident : [E] bool
+        Experts in a GPU slot now; read only.
+    budget : int
+        Slots of this layer.
+    """
+
+    layer: int
+    request: int
+    block: int
+    generated_block: int
+    step: int
+    kind: Kind
+    counts: IntArray
+    resident: BoolArray
+    budget: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Decision:
+    """What a policy wants done in one layer before its experts run; the default is nothing.
+
+    Attributes
+    ----------
+    promote, evict : tuple of int
+        Experts to copy into a slot, and experts to free the slot of. Promoted experts serve this
+        very pass, evicted ones no longer do.
+    stream : tuple of int
+        Experts copied for this pass only: computed on the GPU from a scratch slot.
+    refresh : bool
+        The residents were chosen anew, even if nothing changed.
+    """
+
+    promote: tuple[int, ...] = ()
+    evict: tuple[int, ...] = ()
+    stream: tuple[int, ...] = ()
+    refresh: bool = False
+
+
+KEEP = Decision()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Setup:
+    """What a policy knows before the first pass.
+
+    Attributes
+    ----------
+    num_experts, layers : int
+        E and L.
+    budget : int
+        Slots of a layer; a policy may spread ``layers * budget`` slots unequally.
+    popularity : [L, E] float64
+        Tokens per expert over training requests; all zero where unknown.
+    engine : Engine
+    latency : Latency or None
+        For policies that weigh costs.
+    interval : int or None
+        Steps between refreshes, for policies that have one.
+    """
+
+    num_experts: int
+    layers: int
+    budget: int
+    popularity: FloatArray
+    engine: Engine
+    latency: Latency | None = None
+    interval: int | None = None
+
+
+class Policy(Protocol):
+    """Rule that decides refreshes, promotions, evictions and where each active expert runs.
+
+    Attributes
+    ----------
+    name : str
+    interval : int or None
+        Steps between refreshes; None where the policy has no such number.
+    is_bound : bool
+        The policy describes a limit, not a runtime: its budgets ignore the machine's memory.
+    """
+
+    name: str
+    interval: int | None
+    is_bound: bool
+
+    def budgets(self, setup: Setup) -> IntArray:
+        """Return the slots of every layer, [L]."""
+        ...
+
+    def initial(self, setup: Setup) -> BoolArray:
+        """Return the residents before the first pass, [L, E]."""
+        ...
+
+    def scratch_slots(self, setup: Setup) -> int:
+        """Return the slots, shared by all layers, that streamed experts may need."""
+        ...
+
+    def decide(self, view: LayerView) -> Decision:
+        """Decide one layer of one pass; called once for each, in order."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LayerPlacement:
+    """One layer of a `PassPlacement`; same words, one row."""
+
+    hits: IntArray
+    misses: IntArray
+    gpu_tokens: IntArray
+    cpu_tokens: IntArray
+    promoted: tuple[int, ...]
+    evicted: tuple[int, ...]
+    streamed: tuple[int, ...]
+    refresh: bool
+    resident: BoolArray
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Load:
+    """What one side computes in a pass: distinct experts and token-expert pairs, [L] each."""
+
+    experts: tuple[int, ...]
+    pairs: tuple[int, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PassPlacement:
+    """Where the tokens of one pass were served, and what moved for it.
+
+    Attributes
+    ----------
+    pass_ : WindowedPass
+    decisions : tuple of Decision, one per layer
+    resident : [L, E] bool
+        Residents that served this pass: after its promotions and evictions.
+    """
+
+    pass_: WindowedPass
+    decisions: tuple[Decision, ...]
+    resident: BoolArray = field(repr=False)
+
+    @cached_property
+    def hits(self) -> Counts:
+        """Tokens served by residents, [L, E]."""
+        return self.pass_.counts * self.resident
+
+    @cached_property
+    def misses(self) -> Counts:
+        """Tokens served by non-residents, [L, E]; with `hits` they are the pass's counts."""
+        return self.pass_.counts - self.hits
+
+    @cached_property
+    def cpu_tokens(self) -> Counts:
+        """Tokens computed on the CPU, [L, E]: misses that were not streamed."""
+        if not any(decision.stream for decision in self.decisions):
+            return self.misses
+        tokens = self.misses.copy()
+        for layer, decision in enumerate(self.decisions):
+            tokens[layer, list(decision.stream)] = 0
+        return tokens
+
+    @cached_property
+    def gpu_tokens(self) -> Counts:
+        """Tokens computed on the GPU, [L, E]: hits, and misses that were streamed."""
+        return self.pass_.counts - self.cpu_tokens
+
+    @cached_property
+    def gpu_load(self) -> Load:
+        """Sums of `gpu_tokens` by layer."""
+        return _load(self.gpu_tokens)
+
+    @cached_property
+    def cpu_load(self) -> Load:
+        """Sums of `cpu_tokens` by layer."""
+        return _load(self.cpu_tokens)
+
+    @property
+    def layers(self) -> tuple[LayerPlacement, ...]:
+        """The pass layer by layer."""
+        return tuple(
+            LayerPlacement(
+                hits=self.hits[layer],
+                misses=self.misses[layer],
+                gpu_tokens=self.gpu_tokens[layer],
+                cpu_tokens=self.cpu_tokens[layer],
+                promoted=decision.promote,
+                evicted=decision.evict,
+                streamed=decision.stream,
+                refresh=decision.refresh,
+                resident=self.resident[layer],
+            )
+            for layer, decision in enumerate(self.decisions)
+        )
+
+
+def replay(passes: Iterable[WindowedPass], policy: Policy, setup: Setup) -> Iterator[PassPlacement]:
+    """Let a policy place the experts of every pass in turn.
+
+    Parameters
+    ----------
+    passes : iterable of WindowedPass
+    policy : Policy
+        Fresh: a policy with memory serves one replay.
+    setup : Setup
+        The one the policy was made with.
+
+    Yields
+    ------
+    PassPlacement
+        One per pass; its arrays are read only.
+
+    Raises
+    ------
+    AssertionError
+        The policy broke a rule of residency; the message names it.
+    """
+    budgets = policy.budgets(setup)
+    resident = policy.initial(setup)
+    for layer, row in enumerate(resident):
+        _check_budget(row, int(budgets[layer]), layer)
+    slots = budgets.tolist()
+    for pass_ in passes:
+        resident = resident.copy()
+        decisions = []
+        for layer, counts in enumerate(pass_.counts):
+            view = _view(pass_, layer, counts=counts, resident=resident[layer], budget=slots[layer])
+            decision = policy.decide(view)
+            if decision is not KEEP:
+                _apply(decision, view)
+            decisions.append(decision)
+        yield PassPlacement(pass_=pass_, decisions=tuple(decisions), resident=resident)
+
+
+def popularity(trace: Trace, *, window: Window = Window.BLOCK) -> FloatArray:
+    """Count the tokens every expert serves over a training trace.
+
+    Parameters
+    ----------
+    trace : Trace
+    window : Window
+        The engine's, so that popularity weighs what the engine computes.
+
+    Returns
+    -------
+    [L, E] float64
+    """
+    spec = trace.meta.model
+    total = np.zeros((spec.moe_layers, spec.num_experts), dtype=np.int64)
+    for pass_ in windowed(trace, window):
+        total += pass_.counts
+    return total.astype(np.float64)
+
+
+def _load(tokens: Counts) -> Load:
+    return Load(
+        experts=tuple(np.count_nonzero(tokens, axis=1).tolist()),
+        pairs=tuple(tokens.sum(axis=1).tolist()),
+    )
+
+
+def _view(
+    pass_: WindowedPass, layer: int, *, counts: IntArray, resident: BoolArray, budget: int
+) -> LayerView:
+    return LayerView(
+        layer=layer,
+        request=pass_.request,
+        block=pass_.block,
+        generated_block=pass_.generated_block,
+        step=pass_.step,
+        kind=pass_.kind,
+        counts=counts,
+        resident=resident,
+        budget=budget,
+    )
+
+
+def _apply(decision: Decision, view: LayerView) -> None:
+    """Change the residents of a layer in place as decided, or refuse."""
+    row, where = view.resident, f"layer {view.layer} of block {view.block}, step {view.step}"
+    _check_distinct(decision, where)
+    for expert in decision.evict:
+        if not row[expert]:
+            raise AssertionError(f"{where}: evicted expert {expert} is not resident")
+    for expert in (*decision.promote, *decision.stream):
+        if row[expert]:
+            raise AssertionError(f"{where}: copied expert {expert} is already resident")
+    row[list(decision.evict)] = False
+    row[list(decision.promote)] = True
+    _check_budget(row, view.budget, view.layer)
+
+
+def _check_distinct(decision: Decision, where: str) -> None:
+    for experts in (decision.evict, decision.promote + decision.stream):
+        if len(set(experts)) != len(experts):
+            raise AssertionError(f"{where}: an expert is named twice in {experts}")
+
+
+def _check_budget(row: BoolArray, budget: int, layer: int) -> None:
+    if int(row.sum()) > budget:
+        raise AssertionError(f"layer {layer}: {int(row.sum())} residents exceed budget {budget}")

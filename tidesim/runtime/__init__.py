@@ -1,0 +1,1 @@
+"""The torch side: the model, its checkpoints, decoding and the capture of traces."""

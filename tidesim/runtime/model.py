@@ -1,0 +1,363 @@
+"""LLaDA2.0-MoE in PyTorch: block-causal attention and a group-limited mixture of experts.
+
+Dimension letters: T tokens of a pass, S tokens attended to, H hidden size, N heads, G key/value
+heads, D head dimension, E experts, K experts per token, I expert intermediate size, V vocabulary.
+Checked against the published implementation by ``tests/golden/llada2-a``.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+from torch import Tensor, nn
+
+from tidesim.model_spec import ModelSpec
+
+Dispatch = Callable[[Tensor, Tensor, Tensor, "Experts"], Tensor]
+TORCH_DTYPES = {
+    "float32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+}
+
+
+class RMSNorm(nn.Module):
+    """Root-mean-square norm, computed in float32."""
+
+    def __init__(self, size: int, eps: float) -> None:
+        super().__init__()
+        self.eps = eps
+        self.weight = nn.Parameter(torch.ones(size))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise the last dimension."""
+        x32 = x.float()
+        scaled = x32 * torch.rsqrt(x32.pow(2).mean(-1, keepdim=True) + self.eps)
+        return self.weight * scaled.to(x.dtype)
+
+
+def rotary_table(positions: Tensor, spec: ModelSpec) -> tuple[Tensor, Tensor]:
+    """Return cosines and sines of the rotated dimensions, each [T, rotary_dim] in float32."""
+    dim = int(spec.head_dim * spec.partial_rotary_factor)
+    exponents = torch.arange(0, dim, 2, dtype=torch.float32, device=positions.device) / dim
+    angles = positions.float()[:, None] * spec.rope_theta**-exponents  # [T, rotary_dim / 2]
+    angles = torch.cat((angles, angles), dim=-1)
+    return angles.cos(), angles.sin()
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Rotate the first dimensions of every head, half against half; x is [..., T, D]."""
+    dim = cos.shape[-1]
+    rotated, kept = x[..., :dim], x[..., dim:]
+    left, right = rotated.chunk(2, dim=-1)
+    turned = torch.cat((-right, left), dim=-1)
+    cos, sin = cos.to(x.dtype), sin.to(x.dtype)
+    return torch.cat((rotated * cos + turned * sin, kept), dim=-1)
+
+
+@dataclass(slots=True)
+class KeyValueCache:
+    """Keys and values of finished blocks, filled in place.
+
+    Attributes
+    ----------
+    keys, values : [layers, G, max_tokens, D]
+    """
+
+    keys: Tensor
+    values: Tensor
+
+    @classmethod
+    def empty(cls, spec: ModelSpec, max_tokens: int, like: Tensor) -> "KeyValueCache":
+        """Allocate room for `max_tokens` tokens in the dtype and on the device of `like`."""
+        shape = (spec.num_hidden_layers, spec.num_key_value_heads, max_tokens, spec.head_dim)
+        return cls(keys=like.new_empty(shape), values=like.new_empty(shape))
+
+    def extend(self, layer: int, start: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Store [1, G, T, D] at `start`; return everything up to the end, [1, G, start + T, D]."""
+        end = start + keys.shape[-2]
+        self.keys[layer, :, start:end] = keys[0]
+        self.values[layer, :, start:end] = values[0]
+        return self.keys[None, layer, :, :end], self.values[None, layer, :, :end]
+
+
+@dataclass(slots=True)
+class Context:
+    """What every layer of one pass shares.
+
+    Attributes
+    ----------
+    cos, sin : [T, rotary_dim]
+    mask : [T, S] bool or None
+        True where a token may look; None lets every token see all S.
+    cache : KeyValueCache or None
+    start : int
+        Position in the cache of the pass's first token.
+    routes : list of ([T, K] experts)
+        Filled by the mixture layers in order.
+    """
+
+    cos: Tensor
+    sin: Tensor
+    mask: Tensor | None
+    cache: KeyValueCache | None
+    start: int
+    routes: list[Tensor]
+
+
+class Attention(nn.Module):
+    """Grouped-query attention with per-head norms and partial rotary embedding."""
+
+    def __init__(self, spec: ModelSpec, layer: int) -> None:
+        super().__init__()
+        self.layer = layer
+        self.heads, self.kv_heads = spec.num_attention_heads, spec.num_key_value_heads
+        self.head_dim = spec.head_dim
+        rows = (self.heads + 2 * self.kv_heads) * spec.head_dim
+        self.query_key_value = nn.Linear(spec.hidden_size, rows, bias=False)
+        self.query_layernorm = RMSNorm(spec.head_dim, spec.rms_norm_eps)
+        self.key_layernorm = RMSNorm(spec.head_dim, spec.rms_norm_eps)
+        self.dense = nn.Linear(self.heads * spec.head_dim, spec.hidden_size, bias=False)
+
+    def forward(self, x: Tensor, context: Context) -> Tensor:
+        """Attend; x is [batch, T, H]."""
+        batch, tokens, _ = x.shape
+        heads = self.query_key_value(x).view(batch, tokens, -1, self.head_dim).transpose(1, 2)
+        q, k, v = heads.split((self.heads, self.kv_heads, self.kv_heads), dim=1)  # [b, N, T, D]
+        q = rotate(self.query_layernorm(q), context.cos, context.sin)
+        k = rotate(self.key_layernorm(k), context.cos, context.sin)
+        if context.cache is not None:
+            k, v = context.cache.extend(self.layer, context.start, k, v)  # [1, G, S, D]
+        y = F.scaled_dot_product_attention(q, k, v, attn_mask=context.mask, enable_gqa=True)
+        return self.dense(y.transpose(1, 2).reshape(batch, tokens, -1))  # type: ignore[no-any-return]
+
+
+class MLP(nn.Module):
+    """Gated MLP: down(silu(gate(x)) * up(x))."""
+
+    def __init__(self, hidden: int, intermediate: int) -> None:
+        super().__init__()
+        self.gate_proj = nn.Linear(hidden, intermediate, bias=False)
+        self.up_proj = nn.Linear(hidden, intermediate, bias=False)
+        self.down_proj = nn.Linear(intermediate, hidden, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Transform [..., H]."""
+        return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))  # type: ignore[no-any-return]
+
+
+class Router(nn.Module):
+    """Group-limited sigmoid top-k routing in float32; the bias decides selection only."""
+
+    def __init__(self, spec: ModelSpec) -> None:
+        super().__init__()
+        self.spec = spec
+        self.weight = nn.Parameter(torch.empty(spec.num_experts, spec.hidden_size))
+        self.expert_bias = nn.Parameter(torch.zeros(spec.num_experts), requires_grad=False)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Route tokens.
+
+        Parameters
+        ----------
+        x : [T, H]
+
+        Returns
+        -------
+        experts : [T, K] int64, best first
+        weights : [T, K] float32
+        """
+        spec = self.spec
+        scores = F.linear(x.float(), self.weight.float()).sigmoid()  # [T, E]
+        ranked = scores.detach() + self.expert_bias
+        groups = ranked.view(len(x), spec.n_group, -1)
+        per_group = min(2, groups.shape[-1])
+        best_groups = groups.topk(per_group, dim=-1).values.sum(-1).topk(spec.topk_group, -1).indices
+        open_groups = torch.zeros_like(groups[..., 0], dtype=torch.bool)
+        open_groups.scatter_(1, best_groups, value=True)
+        allowed = ranked.masked_fill(
+            ~open_groups[..., None].expand_as(groups).reshape(ranked.shape), -torch.inf
+        )
+        experts = allowed.topk(spec.num_experts_per_tok, dim=-1).indices  # [T, K]
+        chosen = scores.gather(1, experts)
+        weights = chosen / (chosen.sum(-1, keepdim=True) + 1e-20) * spec.routed_scaling_factor
+        return experts, weights
+
+
+class Experts(nn.Module):
+    """The routed experts of a layer, one contiguous blob each: gate, up, down.
+
+    Attributes
+    ----------
+    bank : [E, 3 * I * H]
+    """
+
+    def __init__(self, spec: ModelSpec) -> None:
+        super().__init__()
+        self.hidden, self.intermediate = spec.hidden_size, spec.moe_intermediate_size
+        self.bank = nn.Parameter(torch.empty(spec.num_experts, spec.expert_params))
+
+    def views(self, bank: Tensor) -> tuple[Tensor, Tensor]:
+        """Return gate and up [E, 2I, H], and down [E, H, I], as views of a bank."""
+        split = 2 * self.intermediate * self.hidden
+        gate_up = bank[:, :split].view(-1, 2 * self.intermediate, self.hidden)
+        return gate_up, bank[:, split:].view(-1, self.hidden, self.intermediate)
+
+
+def expert_product(x: Tensor, gate_up: Tensor, down: Tensor) -> Tensor:
+    """Apply one expert to its tokens; x is [n, H], gate_up [2I, H], down [H, I]."""
+    gate, up = (x @ gate_up.T).chunk(2, dim=-1)
+    return (F.silu(gate) * up) @ down.T
+
+
+def one_product_per_expert(x: Tensor, experts: Tensor, weights: Tensor, bank: Experts) -> Tensor:
+    """Sum the chosen experts of every token in float32, in top-k order.
+
+    Each expert is one product over exactly its tokens, so that a row never depends on where the
+    expert's weights are.
+
+    Parameters
+    ----------
+    x : [T, H]
+    experts : [T, K]
+    weights : [T, K] float32
+    bank : Experts
+
+    Returns
+    -------
+    [T, H] float32
+    """
+    tokens, top_k = experts.shape
+    gate_up, down = bank.views(bank.bank)
+    flat = experts.reshape(-1)
+    order = flat.argsort(stable=True)
+    rows = order // top_k
+    counts = torch.bincount(flat, minlength=len(gate_up)).tolist()
+    outputs = x.new_empty(tokens * top_k, x.shape[-1])
+    start = 0
+    for expert, count in enumerate(counts):
+        if count:
+            end = start + count
+            outputs[order[start:end]] = expert_product(
+                x[rows[start:end]], gate_up[expert], down[expert]
+            )
+            start = end
+    weighted = outputs.view(tokens, top_k, -1).float() * weights[..., None]
+    total = weighted[:, 0]
+    for k in range(1, top_k):
+        total = total + weighted[:, k]
+    return total
+
+
+class MixtureOfExperts(nn.Module):
+    """Routed experts plus shared experts."""
+
+    def __init__(self, spec: ModelSpec) -> None:
+        super().__init__()
+        self.gate = Router(spec)
+        self.experts = Experts(spec)
+        self.dispatch: Dispatch = one_product_per_expert
+        self.shared_experts = (
+            MLP(spec.hidden_size, spec.moe_intermediate_size * spec.num_shared_experts)
+            if spec.num_shared_experts
+            else None
+        )
+
+    def forward(self, x: Tensor, context: Context) -> Tensor:
+        """Transform [batch, T, H] and note the experts chosen."""
+        flat = x.reshape(-1, x.shape[-1])
+        experts, weights = self.gate(flat)
+        context.routes.append(experts)
+        y = self.dispatch(flat, experts, weights, self.experts).to(x.dtype).view(x.shape)
+        return y if self.shared_experts is None else y + self.shared_experts(x)
+
+
+class Layer(nn.Module):
+    """Attention and MLP or mixture, each behind a norm and a residual."""
+
+    def __init__(self, spec: ModelSpec, layer: int) -> None:
+        super().__init__()
+        self.input_layernorm = RMSNorm(spec.hidden_size, spec.rms_norm_eps)
+        self.attention = Attention(spec, layer)
+        self.post_attention_layernorm = RMSNorm(spec.hidden_size, spec.rms_norm_eps)
+        dense = layer < spec.first_k_dense_replace
+        self.mlp = MLP(spec.hidden_size, spec.intermediate_size) if dense else MixtureOfExperts(spec)
+
+    def forward(self, x: Tensor, context: Context) -> Tensor:
+        """Transform [batch, T, H]."""
+        x = x + self.attention(self.input_layernorm(x), context)
+        normed = self.post_attention_layernorm(x)
+        y = self.mlp(normed, context) if isinstance(self.mlp, MixtureOfExperts) else self.mlp(normed)
+        return x + y  # type: ignore[no-any-return]
+
+
+class Transformer(nn.Module):
+    """The whole model; parameter names follow the published checkpoints without ``model.``."""
+
+    def __init__(self, spec: ModelSpec) -> None:
+        super().__init__()
+        self.spec = spec
+        self.word_embeddings = nn.Embedding(spec.vocab_size, spec.hidden_size)
+        self.layers = nn.ModuleList(Layer(spec, layer) for layer in range(spec.num_hidden_layers))
+        self.norm = RMSNorm(spec.hidden_size, spec.rms_norm_eps)
+        self.lm_head = nn.Linear(spec.hidden_size, spec.vocab_size, bias=False)
+        if spec.tie_word_embeddings:
+            self.lm_head.weight = self.word_embeddings.weight
+
+    def mixtures(self) -> list[MixtureOfExperts]:
+        """Return the mixture layers in order."""
+        return [layer.mlp for layer in self.layers if isinstance(layer.mlp, MixtureOfExperts)]  # type: ignore[union-attr]
+
+    def hidden(self, ids: Tensor, positions: Tensor, context: Context) -> Tensor:
+        """Run every layer and the final norm; ids [batch, T], positions [T]; [batch, T, H]."""
+        x = self.word_embeddings(ids)
+        for layer in self.layers:
+            x = layer(x, context)
+        return self.norm(x)  # type: ignore[no-any-return]
+
+    def forward(
+        self,
+        ids: Tensor,
+        *,
+        start: int = 0,
+        mask: Tensor | None = None,
+        cache: KeyValueCache | None = None,
+        last: int | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """Run one pass of one request.
+
+        Parameters
+        ----------
+        ids : [T] int64
+            Tokens at positions ``start .. start + T - 1``.
+        mask : [T, S] bool, optional
+            True where a token may look; without it every token sees all S tokens.
+        cache : KeyValueCache, optional
+            Keys and values before `start` are read from it, those of the pass are written to it.
+        last : int, optional
+            Compute logits of this many last tokens only; 0 for none.
+
+        Returns
+        -------
+        logits : [T or last, V] float32
+        routes : [L, T, K] int64
+        """
+        positions = torch.arange(start, start + len(ids), device=ids.device)
+        cos, sin = rotary_table(positions, self.spec)
+        context = Context(cos=cos, sin=sin, mask=mask, cache=cache, start=start, routes=[])
+        x = self.hidden(ids[None], positions, context)[0]
+        if last is not None:
+            x = x[len(x) - last :]
+        routes = (
+            torch.stack(context.routes)
+            if context.routes
+            else ids.new_empty(0, len(ids), self.spec.num_experts_per_tok)
+        )
+        return self.lm_head(x).float(), routes
+
+
+def block_causal_mask(tokens: int, block_length: int, device: torch.device) -> Tensor:
+    """Return [tokens, tokens] bool: a token sees its own block and all earlier ones."""
+    block = torch.arange(tokens, device=device) // block_length
+    return block[:, None] >= block[None, :]

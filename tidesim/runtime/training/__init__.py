@@ -1,0 +1,1 @@
+"""The recipe of the bundled checkpoint: corpus, objective, optimiser, training, evaluation."""

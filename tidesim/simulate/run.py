@@ -1,0 +1,72 @@
+"""Simulate: place the experts of every pass, time the passes, count what moved."""
+
+import numpy as np
+
+from tidesim.errors import SettingError
+from tidesim.placement import replay
+from tidesim.simulate.case import Case, sizes_label
+from tidesim.simulate.des import time_passes
+from tidesim.simulate.operations import Timing
+from tidesim.simulate.prices import Prices
+from tidesim.simulate.result import SimulationResult
+from tidesim.simulate.tally import Tally, TokenCount
+
+
+def run(case: Case, *, keep_records: bool = False) -> SimulationResult:
+    """Simulate every request of a case's trace, one after another.
+
+    Parameters
+    ----------
+    case : Case
+    keep_records : bool
+        Also return a record per operation.
+
+    Raises
+    ------
+    SettingError
+        The trace holds no denoise pass.
+    """
+    engine = case.setup.engine
+    prices = Prices(case.latency, engine, case.spec)
+    written, tally = TokenCount(case.trace), Tally(engine=engine, spec=case.spec)
+    passes = written.watch(engine)
+    placements = tally.watch(replay(passes, case.policy(case.setup), case.setup))
+    timing = time_passes(placements, prices, keep_records=keep_records)
+    if not tally.steps:
+        raise SettingError("the trace holds no denoise pass, so there is nothing to simulate")
+    return _result(case, tally, written, timing)
+
+
+def _result(case: Case, tally: Tally, written: TokenCount, timing: Timing) -> SimulationResult:
+    policy, meta, seconds = case.policy(case.setup), case.trace.meta, timing.seconds
+    return SimulationResult(
+        policy=policy.name,
+        engine=case.setup.engine.name,
+        hardware=case.hardware,
+        sizes=sizes_label(meta.model, case.spec),
+        provenance=meta.provenance,
+        interval=policy.interval,
+        budgets=tuple(policy.budgets(case.setup).tolist()),
+        is_bound=policy.is_bound,
+        memory=case.memory,
+        seconds=seconds,
+        tokens=written.tokens,
+        blocks=written.blocks,
+        steps=tally.steps,
+        passes=tally.passes,
+        hits=tally.hits,
+        misses=tally.misses,
+        promotions=tally.promotions,
+        evictions=tally.evictions,
+        streams=tally.streams,
+        refreshes=tally.refreshes,
+        h2d_bytes_by_purpose=tally.h2d_bytes,
+        d2h_bytes_by_purpose=tally.d2h_bytes,
+        busy={str(name): busy_s / seconds for name, busy_s in timing.busy_s.items()},
+        waited={str(name): waited_s / seconds for name, waited_s in timing.waited_s.items()},
+        pass_s=timing.pass_s,
+        is_step=np.array(tally.is_step, dtype=np.bool_),
+        records=timing.records,
+        trace_sha256=case.trace.sha256,
+        profile_sha256=case.profile_sha256,
+    )

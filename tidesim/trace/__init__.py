@@ -1,0 +1,1 @@
+"""Traces: which experts every forward pass of a model run used."""
