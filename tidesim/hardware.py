@@ -4,208 +4,48 @@ A profile is a TOML file (``tidesim-hardware`` 1, described in ``hwprofiles/READ
 leave a number out, but no number has a default: whoever needs an absent one gets an error.
 """
 
-import difflib
 import hashlib
 import json
-import math
-import re
 import tomllib
 from collections.abc import Iterator, Mapping
-from itertools import pairwise
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Self, get_args, get_origin
+from typing import Any, Literal, NamedTuple, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, model_validator
+from pydantic import BaseModel, Field, PrivateAttr, ValidationError
 from pydantic_core import ErrorDetails
 
 from tidesim.errors import FormatError, SettingError
+from tidesim.hardware_schema import (
+    ENGINE_NAME,
+    NOT_BLANK,
+    ContentionFactors,
+    Cpu,
+    Curve,
+    Curves,
+    EngineCosts,
+    EngineName,
+    Gpu,
+    Kind,
+    Link,
+    Machine,
+    Quantity,
+)
 from tidesim.resources import bundled_names, find
+from tidesim.strict import Strict, hint, model_of, sentence, unit
+
+__all__ = [
+    "Curve",
+    "HardwareProfile",
+    "Kind",
+    "Quantity",
+    "Row",
+    "describe",
+    "load_profile",
+    "profile_names",
+]
 
 FORMAT = "tidesim-hardware"
 VERSION = 1
-
-Kind = Literal["measured", "datasheet", "estimated"]
-_NOT_BLANK = r"\S"
-_ENGINE_NAME = r"^[a-z0-9]+(-[a-z0-9]+)*$"
-_Text = Annotated[str, Field(pattern=_NOT_BLANK)]
-_EngineName = Annotated[str, Field(pattern=_ENGINE_NAME)]
-_Size = Annotated[int, Field(ge=1)]
-_Axis = Annotated[tuple[Annotated[float, Field(ge=0)], ...], Field(strict=False, min_length=1)]
-_Times = Annotated[tuple[Annotated[float, Field(gt=0)], ...], Field(strict=False)]
-
-
-class _Strict(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
-
-
-class Quantity(_Strict):
-    """One number, at least 0, in the unit its key names, with where it came from and how."""
-
-    value: float = Field(ge=0)
-    source: _Text
-    kind: Kind
-
-
-class Positive(Quantity):
-    """A number above 0: a rate or a size."""
-
-    value: float = Field(gt=0)
-
-
-class Count(Quantity):
-    """A whole number, at least 1."""
-
-    value: float = Field(ge=1, multiple_of=1)
-
-
-class Factor(Quantity):
-    """The share of its rate that a resource keeps, above 0 and at most 1."""
-
-    value: float = Field(gt=0, le=1)
-
-
-class Machine(_Strict):
-    """What the machine is called, and what its GPU (not the host) costs and draws."""
-
-    name: _Text
-    note: str = ""
-    price_usd: Quantity | None = None
-    cloud_usd_per_h: Quantity | None = None
-    power_w: Positive | None = None
-
-
-class Gpu(_Strict):
-    """The GPU; `memory_bytes_per_s` is the rate it reaches while streaming weights."""
-
-    memory_bytes: Positive | None = None
-    flops_bf16: Positive | None = None
-    memory_bytes_per_s: Positive | None = None
-    launch_s: Quantity | None = None
-    fused_call_s: Quantity | None = None
-
-
-class Cpu(_Strict):
-    """The host; `expert_bytes_per_s` is the weight traffic its expert kernels reach."""
-
-    cores: Count | None = None
-    memory_bytes: Positive | None = None
-    memory_bytes_per_s: Positive | None = None
-    expert_bytes_per_s: Positive | None = None
-    flops_bf16: Positive | None = None
-
-
-class Link(_Strict):
-    """Host to GPU and back; a duplex factor applies while both directions are busy."""
-
-    h2d_bytes_per_s: Positive | None = None
-    d2h_bytes_per_s: Positive | None = None
-    h2d_pageable_bytes_per_s: Positive | None = None
-    d2h_pageable_bytes_per_s: Positive | None = None
-    latency_s: Quantity | None = None
-    h2d_duplex_factor: Factor | None = None
-    d2h_duplex_factor: Factor | None = None
-
-
-class ContentionFactors(_Strict):
-    """The share of its rate each side keeps while CPU experts and copies run together."""
-
-    cpu_factor: Factor | None = None
-    h2d_factor: Factor | None = None
-    d2h_factor: Factor | None = None
-
-
-class EngineCosts(_Strict):
-    """What one engine pays per call.
-
-    `cpu_rate_factor` is the share of the ``[cpu]`` rates that its CPU kernels reach; an engine
-    without it runs the kernels those rates were measured with.
-    """
-
-    gpu_expert_call_s: Quantity | None = None
-    cpu_expert_call_s: Quantity | None = None
-    copy_call_s: Quantity | None = None
-    sync_s: Quantity | None = None
-    decide_s: Quantity | None = None
-    cpu_rate_factor: Factor | None = None
-
-
-class Curve(_Strict):
-    """Measured seconds over a grid, row-major, with where they came from and how."""
-
-    axes: ClassVar[tuple[str, ...]]
-    seconds: _Times
-    source: _Text
-    kind: Kind
-
-    @property
-    def points(self) -> tuple[tuple[float, ...], ...]:
-        """The grid, one tuple of increasing points per axis."""
-        return tuple(getattr(self, axis) for axis in self.axes)
-
-    @property
-    def size(self) -> str:
-        """The grid in words."""
-        sizes = zip(map(len, self.points), self.axes, strict=True)
-        return " x ".join(f"{size} {axis}" for size, axis in sizes)
-
-    @model_validator(mode="after")
-    def _check(self) -> Self:
-        for name, axis in zip(self.axes, self.points, strict=True):
-            if any(after <= before for before, after in pairwise(axis)):
-                raise ValueError(f"{name} must increase from point to point")
-        needed = math.prod(len(axis) for axis in self.points)
-        if len(self.seconds) != needed:
-            raise ValueError(f"seconds must hold {needed} values, one per point of the grid")
-        return self
-
-
-class CopyCurve(Curve):
-    """One copy, over its size in bytes."""
-
-    axes = ("bytes",)
-    bytes: _Axis
-
-
-class ExpertCurve(Curve):
-    """All active experts of a layer, over (tokens per expert, experts), for one expert shape."""
-
-    axes = ("tokens_per_expert", "experts")
-    hidden_size: _Size
-    moe_intermediate_size: _Size
-    dtype: _Text
-    tokens_per_expert: _Axis
-    experts: _Axis
-
-
-class AttentionCurve(Curve):
-    """One layer's attention, over (tokens, context), for one attention shape."""
-
-    axes = ("tokens", "context")
-    hidden_size: _Size
-    num_attention_heads: _Size
-    num_key_value_heads: _Size
-    head_dim: _Size
-    dtype: _Text
-    tokens: _Axis
-    context: _Axis
-
-
-class CopyCurves(_Strict):
-    """Copy curves by direction and, with ``_pageable``, for memory that is not pinned."""
-
-    h2d: CopyCurve | None = None
-    d2h: CopyCurve | None = None
-    h2d_pageable: CopyCurve | None = None
-    d2h_pageable: CopyCurve | None = None
-
-
-class Curves(_Strict):
-    """Measured tables; where one is absent, the rates of the other sections are used."""
-
-    copies: CopyCurves = Field(default=CopyCurves(), alias="copy")
-    gpu_experts: ExpertCurve | None = None
-    cpu_experts: ExpertCurve | None = None
-    attention: AttentionCurve | None = None
 
 
 class Row(NamedTuple):
@@ -217,7 +57,7 @@ class Row(NamedTuple):
     source: str
 
 
-class HardwareProfile(_Strict):
+class HardwareProfile(Strict):
     """One machine; `value` reads its numbers by key, such as ``link.h2d_bytes_per_s``."""
 
     format: Literal["tidesim-hardware"]
@@ -227,7 +67,7 @@ class HardwareProfile(_Strict):
     cpu: Cpu = Cpu()
     link: Link = Link()
     contention: ContentionFactors = ContentionFactors()
-    engine: dict[_EngineName, EngineCosts] = {}
+    engine: dict[EngineName, EngineCosts] = Field(default_factory=dict)
     curves: Curves = Curves()
 
     _file: str = PrivateAttr(default="profile")
@@ -247,7 +87,7 @@ class HardwareProfile(_Strict):
         try:
             profile = cls.model_validate(data)
         except ValidationError as error:
-            raise FormatError(f"{source}: {_sentence(error, cls)}") from None
+            raise FormatError(f"{source}: {_sentence(error)}") from None
         profile._file = source
         profile._quantities = {
             key: item for key, item in _walk(profile, "") if isinstance(item, Quantity)
@@ -289,7 +129,7 @@ class HardwareProfile(_Strict):
             section, _, leaf = key.rpartition(".")
             raise FormatError(
                 f"{self._file}: {key} is missing but needed; add {_example(leaf)} "
-                f"under [{section}], in {_unit(leaf)}"
+                f"under [{section}], in {unit(leaf)}"
             )
         return found
 
@@ -325,7 +165,7 @@ class HardwareProfile(_Strict):
             f"{section}.{field}"
             for section, model in sections.items()
             for field, info in model.model_fields.items()
-            if _model_of(info.annotation)
+            if model_of(info.annotation)
         ]
 
     def with_overrides(self, overrides: Mapping[str, float]) -> "HardwareProfile":
@@ -345,8 +185,8 @@ class HardwareProfile(_Strict):
         known = self.known_keys()
         for key, value in overrides.items():
             if key not in known:
-                hint = _hint(key, known)
-                raise SettingError(f"{key} = {value!r} is no number of a profile; {hint}")
+                meant = hint(key, known)
+                raise SettingError(f"{key} = {value!r} is no number of a profile; {meant}")
             *path, leaf = key.split(".")
             section = data
             for part in path:
@@ -412,39 +252,10 @@ def _walk(node: object, prefix: str) -> Iterator[tuple[str, Quantity | Curve]]:
 
 # ── one sentence per error ───────────────────────────────────────────────────────────────────────
 
-_UNITS = {
-    "_bytes_per_s": "bytes per second",
-    "_usd_per_h": "US dollars per hour",
-    "_bytes": "bytes",
-    "_usd": "US dollars",
-    "_s": "seconds",
-    "_w": "watts",
-    "_factor": "a share above 0 and at most 1",
-    "flops_bf16": "floating-point operations per second",
-    "cores": "whole cores",
-}
-_SUFFIX = re.compile(
-    r"_(?:[kmgt]?i?b(?:ytes)?|[kmgt]?bits?|[kmg]?w|watts|usd|eur|[num]?s|sec|h|factor|percent)"
-    r"(?P<per>(?:_per_|_|p)(?:s|sec|second|h|hour))?$"
-)
-_RULES = {
-    "greater_than": "must be above {gt:g}",
-    "greater_than_equal": "must be at least {ge:g}",
-    "less_than_equal": "must be at most {le:g}",
-    "multiple_of": "must be a whole number",
-    "finite_number": "must be finite",
-    "float_type": "must be a number",
-    "int_type": "must be a whole number",
-    "literal_error": "must be {expected}",
-    "string_type": "must be text",
-    "model_type": "must be a table",
-    "dict_type": "must be a table",
+_WORDS = {
+    NOT_BLANK: "must not be blank",
+    ENGINE_NAME: "must be lower-case letters and digits, parted by dashes",
     "tuple_type": "must be a list of numbers",
-    "too_short": "must not be empty",
-}
-_PATTERNS = {
-    _NOT_BLANK: "must not be blank",
-    _ENGINE_NAME: "must be lower-case letters and digits, parted by dashes",
 }
 _REPAIRS = {
     "format": f'this tidesim reads format = "{FORMAT}", version = {VERSION}',
@@ -454,92 +265,20 @@ _REPAIRS = {
 }
 
 
-def _unit(leaf: str) -> str:
-    return next((unit for end, unit in _UNITS.items() if leaf.endswith(end)), "the documented form")
-
-
 def _example(leaf: str) -> str:
     return f'{leaf} = {{ value = …, source = "…", kind = "{"|".join(get_args(Kind))}" }}'
 
 
-def _short(value: object) -> str:
-    try:
-        text = repr(value["value"] if isinstance(value, dict) and "value" in value else value)
-    except ValueError:  # an integer too long to print
-        return "a huge integer"
-    return text if len(text) <= 60 else text[:57] + "..."
-
-
-def _model_of(annotation: Any) -> type[BaseModel] | None:
-    """Return the section or number class inside an annotation such as ``Gpu`` or ``Rate | None``."""
-    inside = (annotation, *get_args(annotation))
-    return next((a for a in inside if isinstance(a, type) and issubclass(a, BaseModel)), None)
-
-
-def _fields_at(model: type[BaseModel], path: tuple[str, ...]) -> list[str]:
-    """List the keys allowed in the table at a path of a model."""
-    parts = iter(path)
-    for part in parts:
-        fields = {field.alias or name: field for name, field in model.model_fields.items()}
-        annotation = fields[part].annotation
-        model = _model_of(annotation) or model
-        if get_origin(annotation) is dict:
-            next(parts, None)
-    return [field.alias or name for name, field in model.model_fields.items()]
-
-
-def _stem(key: str) -> tuple[str, bool]:
-    """Split a key into its name without the unit, and whether the unit is per time."""
-    match = _SUFFIX.search(key)
-    return (key[: match.start()], bool(match["per"])) if match else (key, False)
-
-
-def _hint(key: str, known: list[str]) -> str:
-    """Say which known key was probably meant."""
-    for candidate in known:
-        if _stem(candidate) == _stem(key) or _stem(candidate)[0] == key:
-            return f"write {candidate}, in {_unit(candidate)}"
-    close = difflib.get_close_matches(key, known, n=1, cutoff=0.7)
-    if close:
-        return f"did you mean {close[0]}?"
-    section = key.rpartition(".")[0]
-    near = [each for each in known if each.rpartition(".")[0] == section] or known
-    return f"known are {', '.join(near[:9])}{', …' if len(near) > 9 else ''}"
-
-
-def _sentence(error: ValidationError, model: type[BaseModel]) -> str:
+def _sentence(error: ValidationError) -> str:
     """Say the first error of a profile as key, value, rule and repair."""
-    first = min(error.errors(include_url=False), key=_urgency)
-    path = tuple(part for part in map(str, first["loc"]) if part != "[key]")
-    key = ".".join(part if part.isprintable() else repr(part) for part in path)
-    value = _short(first.get("input"))
-    if first["type"] == "extra_forbidden":
-        hint = _hint(path[-1], _fields_at(model, path[:-1]))
-        return f"{key} = {value} is no key of {FORMAT} {VERSION}; {hint}"
-    if first["type"] == "missing":
-        return f"{key} is missing but needed; add it"
-    return f"{key} is {value} but {_rule(first)}; {_repair(first, path)}"
-
-
-def _urgency(error: ErrorDetails) -> tuple[bool, bool]:
-    """Order errors: another format or version explains the rest, a misspelt key a missing one."""
-    return error["loc"][:1] not in {("format",), ("version",)}, error["type"] != "extra_forbidden"
-
-
-def _rule(error: ErrorDetails) -> str:
-    if error["loc"] == ("version",):
-        return f"must be {VERSION}"
-    if error["type"] == "string_pattern_mismatch":
-        return _PATTERNS[error["ctx"]["pattern"]]
-    if error["type"] == "value_error":
-        return str(error["ctx"]["error"])
-    return _RULES.get(error["type"], error["msg"]).format(**error.get("ctx", {}))
+    form = f"{FORMAT} {VERSION}"
+    return sentence(error, HardwareProfile, form=form, repair=_repair, words=_WORDS)
 
 
 def _repair(error: ErrorDetails, path: tuple[str, ...]) -> str:
     leaf = path[-1]
     if leaf == "value":
-        return f"give {_unit(path[-2])}"
+        return f"give {unit(path[-2])}"
     if error["type"] == "model_type" and len(path) > 1:
-        return f"write {_example(leaf)}, in {_unit(leaf)}"
+        return f"write {_example(leaf)}, in {unit(leaf)}"
     return _REPAIRS.get(leaf, "repair it as hwprofiles/README.md says")

@@ -87,6 +87,7 @@ def prepare(
     FormatError
         The profile or the trace lacks what the run needs.
     """
+    _check_settings(trace.meta.model, budget, memory_bytes, interval=interval)
     engine = get_engine(engine) if isinstance(engine, str) else engine
     make = get_policy(policy) if isinstance(policy, str) else policy
     spec = sized_spec(trace.meta.model, sizes)
@@ -109,7 +110,8 @@ def prepare(
         return make(setup(slots)).scratch_slots(setup(slots))
 
     is_bound = make(setup(spec.num_experts)).is_bound
-    _check_settings(spec, budget, memory_bytes, interval=interval, is_bound=is_bound)
+    if budget is None and memory_bytes is None and not is_bound:
+        raise SettingError("the policy needs GPU slots; give a budget or a memory size")
     if memory_bytes is not None:
         _check_memory_bytes(memory_bytes, profile)
         budget = budget_for(spec, size, memory_bytes, scratch_slots=scratch)
@@ -179,19 +181,12 @@ def _popularity(trace: Trace, training: Trace | None, window: Window) -> FloatAr
 
 
 def _check_settings(
-    spec: ModelSpec,
-    budget: int | None,
-    memory_bytes: int | None,
-    *,
-    interval: int | None,
-    is_bound: bool,
+    spec: ModelSpec, budget: int | None, memory_bytes: int | None, *, interval: int | None
 ) -> None:
     if interval is not None and interval < 1:
         raise SettingError(f"interval is {interval} but must be at least 1 step")
     if budget is not None and memory_bytes is not None:
         raise SettingError("budget and memory contradict each other; give one of them")
-    if budget is None and memory_bytes is None and not is_bound:
-        raise SettingError("the policy needs GPU slots; give a budget or a memory size")
     top_k = spec.num_experts_per_tok
     if budget is not None and not top_k <= budget <= spec.num_experts:
         raise SettingError(

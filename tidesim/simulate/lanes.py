@@ -1,9 +1,10 @@
 """Lanes: first-come-first-served servers on a SimPy clock, some slowed by shared host memory."""
 
+from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 from itertools import pairwise
-from typing import Protocol, cast
+from typing import cast
 
 import simpy
 
@@ -12,26 +13,50 @@ from tidesim.records import Record, Resource
 from tidesim.simulate.operations import Operation, Place
 
 
-class Lane(Protocol):
-    """Server of one resource.
+class Job:
+    """Operations that follow one another, each on its lane.
 
     Attributes
     ----------
-    busy_s : float
-        Seconds of the operations served.
+    stages : sequence of (Lane, Operation)
+    place : Place
+    done : simpy.Event
+        Fires when the last operation has ended.
+    ends_s : list of float
+        When each operation ended.
     """
 
-    busy_s: float
+    __slots__ = ("done", "ends_s", "left_s", "marks", "place", "since_s", "stages", "timer")
 
-    def submit(self, operation: Operation, place: Place) -> simpy.Event:
-        """Queue an operation; the event returned fires when it has ended."""
-        ...
+    def __init__(
+        self, stages: "Sequence[tuple[Lane, Operation]]", place: Place, env: simpy.Environment
+    ) -> None:
+        self.stages = stages
+        self.place = place
+        self.done = simpy.Event(env)
+        self.ends_s: list[float] = []
+        # of the operation in progress: work left, since when, and (clock, work done) at each change
+        self.left_s = 0.0
+        self.since_s = 0.0
+        self.marks: list[tuple[float, float]] = []
+        self.timer: simpy.Event | None = None
+
+    @property
+    def operation(self) -> Operation:
+        """The operation in progress."""
+        return self.stages[len(self.ends_s)][1]
+
+    def advance(self, now: float) -> None:
+        """Go to the lane of the next operation, or be done."""
+        self.ends_s.append(now)
+        if len(self.ends_s) < len(self.stages):
+            self.stages[len(self.ends_s)][0].enter(self)
+        else:
+            self.done.succeed()
 
 
-class SteadyLane:
-    """Lane that serves one operation at a time, always at full rate.
-
-    An operation's end is known when it is queued, so one event serves it.
+class Lane(ABC):
+    """First-come-first-served server of one resource.
 
     Parameters
     ----------
@@ -39,6 +64,11 @@ class SteadyLane:
     resource : Resource
     records : list of Record or None
         Where to add a record per part.
+
+    Attributes
+    ----------
+    busy_s : float
+        Seconds of the operations served.
     """
 
     def __init__(
@@ -48,55 +78,58 @@ class SteadyLane:
         self._env = env
         self._resource = resource
         self._records = records
-        self._free_s = 0.0
 
-    def submit(self, operation: Operation, place: Place) -> simpy.Event:
-        """Queue an operation; the event returned fires when it has ended."""
-        now = self._env.now
+    @abstractmethod
+    def enter(self, job: Job) -> None:
+        """Queue the next operation of a job; when it has ended the job advances."""
+
+    def _record(self, job: Job, marks: list[tuple[float, float]]) -> None:
+        """Keep a record per part; `marks` are (clock, work done), the rate constant between."""
+        if self._records is None:
+            return
+        start_s, work_s = marks[0][0], 0.0
+        for part in job.operation.parts:
+            work_s += part.seconds
+            end_s = _clock_at(work_s, marks)
+            row = Record(self._resource, start_s, end_s, part.label, *job.place, part.layer)
+            self._records.append(row)
+            start_s = end_s
+
+
+class SteadyLane(Lane):
+    """Lane that serves one operation at a time, always at full rate.
+
+    The end of an operation is known as soon as it is queued.
+    """
+
+    _free_s = 0.0
+
+    def enter(self, job: Job) -> None:
+        """Queue the next operation of a job; when it has ended the job advances."""
+        now, seconds = self._env.now, job.operation.seconds
         start_s = max(now, self._free_s)
-        self._free_s = start_s + operation.seconds
-        self.busy_s += operation.seconds
-        if self._records is not None:
-            marks = [(start_s, 0.0), (self._free_s, operation.seconds)]
-            self._records.extend(_describe(self._resource, operation, place, marks))
-        return self._env.timeout(operation.seconds if start_s == now else self._free_s - now)
+        self._free_s = start_s + seconds
+        self.busy_s += seconds
+        self._record(job, [(start_s, 0.0), (self._free_s, seconds)])
+        timer = self._env.timeout(seconds if start_s == now else self._free_s - now)
+        timer.callbacks.append(lambda _: job.advance(self._env.now))
 
 
-class _Job:
-    """An operation on its way through a shared lane."""
-
-    __slots__ = ("done", "left_s", "marks", "operation", "place", "since_s", "timer")
-
-    def __init__(self, operation: Operation, place: Place, done: simpy.Event) -> None:
-        self.operation = operation
-        self.place = place
-        self.done = done
-        self.left_s = operation.seconds
-        self.since_s = 0.0
-        self.marks: list[tuple[float, float]] = []  # (clock, work done) where the rate changed
-        self.timer: simpy.Event | None = None
-
-
-class SharedLane:
+class SharedLane(Lane):
     """Lane whose rate changes while operations run.
 
     Parameters
     ----------
-    env : simpy.Environment
-    resource : Resource
+    env, resource, records
+        As for `Lane`.
     slots : int
         Operations served at the same time.
-    records : list of Record or None
-        Where to add a record per part.
 
     Attributes
     ----------
-    busy_s : float
-        Seconds of finished operations.
     factor : float
         Share of the full rate at which operations proceed now.
-    running : list
-        Operations being served.
+    running : list of Job
     on_change : callable or None
         Called when operations have started or ended.
     """
@@ -109,25 +142,20 @@ class SharedLane:
         slots: int = 1,
         records: list[Record] | None = None,
     ) -> None:
-        self.busy_s = 0.0
+        super().__init__(env, resource, records=records)
         self.factor = 1.0
-        self.running: list[_Job] = []
+        self.running: list[Job] = []
         self.on_change: Callable[[], None] | None = None
-        self._env = env
-        self._resource = resource
         self._slots = slots
-        self._records = records
-        self._waiting: deque[_Job] = deque()
+        self._waiting: deque[Job] = deque()
 
-    def submit(self, operation: Operation, place: Place) -> simpy.Event:
-        """Queue an operation; the event returned fires when it has ended."""
-        job = _Job(operation, place, simpy.Event(self._env))
+    def enter(self, job: Job) -> None:
+        """Queue the next operation of a job; when it has ended the job advances."""
         if len(self.running) < self._slots:
             self._start(job)
             self._changed()
         else:
             self._waiting.append(job)
-        return job.done
 
     def set_factor(self, factor: float) -> None:
         """Let running and later operations proceed at a share of their full rate."""
@@ -140,31 +168,29 @@ class SharedLane:
         for job in self.running:
             self._set_timer(job)
 
-    def _start(self, job: _Job) -> None:
-        job.since_s = self._env.now
-        job.marks.append((job.since_s, 0.0))
+    def _start(self, job: Job) -> None:
+        now = self._env.now
+        job.since_s, job.left_s, job.marks = now, job.operation.seconds, [(now, 0.0)]
         self.running.append(job)
         self._set_timer(job)
 
-    def _set_timer(self, job: _Job) -> None:
+    def _set_timer(self, job: Job) -> None:
         """Aim at the end of a job; a timer set before is left to fire unheard."""
         job.timer = self._env.timeout(job.left_s / self.factor, value=job)
         job.timer.callbacks.append(self._finish)
 
     def _finish(self, timer: simpy.Event) -> None:
-        job = cast("_Job", timer.value)
+        job = cast("Job", timer.value)
         if timer is not job.timer:
             return
         self.running.remove(job)
         now = self._env.now
         self.busy_s += now - job.marks[0][0]
-        if self._records is not None:
-            marks = [*job.marks, (now, job.operation.seconds)]
-            self._records.extend(_describe(self._resource, job.operation, job.place, marks))
+        self._record(job, [*job.marks, (now, job.operation.seconds)])
         if self._waiting:
             self._start(self._waiting.popleft())
         self._changed()
-        job.done.succeed()
+        job.advance(now)
 
     def _changed(self) -> None:
         if self.on_change is not None:
@@ -217,17 +243,6 @@ class HostMemory:
 def _set(lane: SharedLane, factor: float) -> None:
     if factor != lane.factor:
         lane.set_factor(factor)
-
-
-def _describe(
-    resource: Resource, operation: Operation, place: Place, marks: list[tuple[float, float]]
-) -> Iterator[Record]:
-    start_s, work_s = marks[0][0], 0.0
-    for part in operation.parts:
-        work_s += part.seconds
-        end_s = _clock_at(work_s, marks)
-        yield Record(resource, start_s, end_s, part.label, *place, part.layer)
-        start_s = end_s
 
 
 def _clock_at(work_s: float, marks: list[tuple[float, float]]) -> float:

@@ -115,7 +115,11 @@ class Prices:
 
     def streams(self, decision: Decision, layer: int) -> Operation:
         """Return the copies of streamed experts to the GPU."""
-        return operation(Part(f"stream {e}", self._to_gpu_s, layer) for e in decision.stream)
+        return operation(self.stream(e, layer).parts[0] for e in decision.stream)
+
+    def stream(self, expert: int, layer: int) -> Operation:
+        """Return the copy of one streamed expert to the GPU."""
+        return single(f"stream {expert}", self._to_gpu_s, layer)
 
     def _hidden_s(self, rows: int, direction: Direction) -> float:
         num_bytes = hidden_bytes(self.spec, rows)

@@ -1,0 +1,192 @@
+"""What every command shares: options, tables, JSON and progress."""
+
+import json
+from collections.abc import Iterable, Sequence
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+
+from tidesim.errors import SettingError
+from tidesim.hardware import HardwareProfile, load_profile
+from tidesim.model_spec import ModelSpec, load_model_spec
+from tidesim.resources import atomic_path
+from tidesim.trace.io import load_trace
+from tidesim.trace.passes import Trace
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
+TraceName = Annotated[
+    str, typer.Argument(metavar="TRACE", help="A bundled trace's name or a Parquet file.")
+]
+Hardware = Annotated[
+    str, typer.Option("--hardware", metavar="NAME", help="A bundled profile's name or a TOML file.")
+]
+Sizes = Annotated[
+    str | None,
+    typer.Option(
+        "--sizes",
+        metavar="MODEL",
+        help="Let the trace's routing drive this model's sizes (hidden, intermediate, dtype): "
+        "a what-if, and labelled so.",
+    ),
+]
+Budget = Annotated[
+    int | None, typer.Option("--budget", metavar="B", help="Expert slots per mixture layer.")
+]
+MemoryGb = Annotated[
+    float | None,
+    typer.Option("--memory-gb", metavar="G", help="Instead of --budget: GPU memory to use, in GB."),
+]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="What-if: replace a number of the profile."),
+]
+
+
+class Split(StrEnum):
+    """Which requests of a trace."""
+
+    TRAIN = "train"
+    HELDOUT = "heldout"
+    ALL = "all"
+
+
+SplitOption = Annotated[
+    Split | None,
+    typer.Option("--split", help="Which requests; by default the held-out ones, if there are any."),
+]
+
+out = Console()
+err = Console(stderr=True)
+
+
+def choose_split(trace: Trace, split: Split | None) -> tuple[Trace, str]:
+    """Return the requests to report on and the split's name."""
+    marked = {info.split for info in trace.meta.requests}
+    name: Literal["train", "heldout", "all"]
+    name = split.value if split else ("heldout" if "heldout" in marked else "all")
+    return trace.split(name), name
+
+
+def training_requests(trace: Trace) -> Trace:
+    """Return the requests that policies may learn from: the training split, else all."""
+    marked = {info.split for info in trace.meta.requests}
+    return trace.split("train") if "train" in marked else trace
+
+
+def read_trace(name: str) -> Trace:
+    """Load a trace by name or path."""
+    return load_trace(name)
+
+
+def read_profile(name: str, overrides: list[str] | None = None) -> HardwareProfile:
+    """Load a profile and apply ``--set`` overrides.
+
+    Raises
+    ------
+    SettingError
+        An override is not ``KEY=NUMBER``.
+    """
+    profile = load_profile(name)
+    changes: dict[str, float] = {}
+    for text in overrides or []:
+        key, sep, value = text.partition("=")
+        try:
+            changes[key.strip()] = float(value)
+        except ValueError:
+            sep = ""
+        if not sep:
+            raise SettingError(
+                f"--set {text}: not KEY=NUMBER; write for example --set link.h2d_bytes_per_s=5e10"
+            )
+    return profile.with_overrides(changes) if changes else profile
+
+
+def read_sizes(name: str | None) -> ModelSpec | None:
+    """Load the model spec that ``--sizes`` names."""
+    return None if name is None else load_model_spec(name)
+
+
+def to_bytes(memory_gb: float | None) -> int | None:
+    """Convert ``--memory-gb``.
+
+    Raises
+    ------
+    SettingError
+        Not a positive number.
+    """
+    if memory_gb is None:
+        return None
+    if not 0 < memory_gb < 1e9:
+        raise SettingError(f"--memory-gb is {memory_gb} but must be a positive number of gigabytes")
+    return int(memory_gb * 1e9)
+
+
+def print_json(payload: dict[str, Any]) -> None:
+    """Print one JSON object on stdout; NaN and infinity are refused."""
+    typer.echo(json.dumps(payload, allow_nan=False))
+
+
+def print_table(
+    title: str, columns: Sequence[str], rows: Iterable[Sequence[str]], *, caption: str = ""
+) -> None:
+    """Print a table; the first column is text, the others are right-aligned numbers."""
+    table = Table(title=title, caption=caption or None, title_justify="left")
+    for number, column in enumerate(columns):
+        table.add_column(column, justify="right" if number else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*row)
+    out.print(table)
+
+
+def print_pairs(title: str, pairs: Iterable[tuple[str, str]]) -> None:
+    """Print names and values, one pair a line."""
+    print_table(title, ("", ""), pairs)
+
+
+def progress() -> Progress:
+    """Return a progress display on stderr; it vanishes when done."""
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        console=err,
+        transient=True,
+    )
+
+
+def check_writable(path: Path) -> None:
+    """Refuse a folder that cannot be written before long work starts.
+
+    Raises
+    ------
+    OutputError
+        The folder is missing or read-only.
+    """
+    probe = path.with_name(f".{path.name}.probe")
+    with atomic_path(probe):
+        pass
+    probe.unlink()
+
+
+def number(value: float | None, digits: int = 3) -> str:
+    """Format a number for a table; a dash where there is none."""
+    return "–" if value is None else f"{value:,.{digits}f}"
+
+
+def share(value: float | None) -> str:
+    """Format a share as a percentage."""
+    return "–" if value is None else f"{100 * value:.1f} %"

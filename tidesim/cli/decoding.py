@@ -1,0 +1,222 @@
+"""``tidesim generate`` and ``tidesim capture``: run a checkpoint."""
+
+from dataclasses import fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from tidesim.cli.common import Json, check_writable, print_json, print_pairs, progress
+from tidesim.errors import SettingError
+from tidesim.trace.passes import Window
+
+if TYPE_CHECKING:
+    from tidesim.runtime.decode import DecodeSettings
+
+Checkpoint = Annotated[
+    str,
+    typer.Option("--checkpoint", metavar="DIR", help="A checkpoint directory or a bundled name."),
+]
+GenLength = Annotated[int, typer.Option("--gen-length", help="Tokens to write at most.")]
+BlockLength = Annotated[int, typer.Option("--block-length", help="Positions decoded together.")]
+Steps = Annotated[int, typer.Option("--steps", help="Denoise steps a block may take.")]
+Threshold = Annotated[
+    float, typer.Option("--threshold", help="Confidence above which a position is written at once.")
+]
+Temperature = Annotated[float, typer.Option("--temperature", help="0 takes the most probable token.")]
+TopP = Annotated[float, typer.Option("--top-p", help="Sample from this share of the probability.")]
+TopK = Annotated[int, typer.Option("--top-k", help="Sample from this many tokens; 0 is all.")]
+Seed = Annotated[int, typer.Option("--seed", help="Seed of the sampling.")]
+WindowOption = Annotated[
+    Window,
+    typer.Option("--window", help="block: prefix cache; full: recompute prompt and blocks each step."),
+]
+Dtype = Annotated[
+    str | None,
+    typer.Option("--dtype", help="float32, bfloat16 or float16; by default the checkpoint's."),
+]
+MaskId = Annotated[int | None, typer.Option("--mask-id", help="Mask token; by default the model's.")]
+EosId = Annotated[int | None, typer.Option("--eos-id", help="End token; by default the model's.")]
+StopAtEos = Annotated[
+    bool, typer.Option("--stop-at-eos/--no-stop-at-eos", help="Stop after a block with the end token.")
+]
+Device = Annotated[str, typer.Option("--device", help="cpu or cuda.")]
+Threads = Annotated[int, typer.Option("--threads", help="CPU threads; 0 leaves torch's choice.")]
+Chat = Annotated[bool, typer.Option("--chat", help="Wrap text in LLaDA2.0's role markup.")]
+
+_DTYPES = ("float32", "bfloat16", "float16")
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands of this module."""
+    app.command("generate")(generate)
+    app.command("capture")(capture)
+
+
+def _prepare(dtype: str | None, device: str, threads: int) -> None:
+    """Check what torch would only complain about late, and set its threads."""
+    import torch  # noqa: PLC0415 (seconds to import: only where it is used)
+
+    if dtype is not None and dtype not in _DTYPES:
+        raise SettingError(f"--dtype is {dtype!r} but must be one of {', '.join(_DTYPES)}")
+    if device not in ("cpu", "cuda"):
+        raise SettingError(f"--device is {device!r} but must be cpu or cuda")
+    if device == "cuda" and not torch.cuda.is_available():
+        raise SettingError("--device cuda: torch finds no CUDA GPU here; use --device cpu")
+    if threads < 0:
+        raise SettingError(f"--threads is {threads} but must be 0 or more")
+    if threads:
+        torch.set_num_threads(threads)
+
+
+def _settings(options: dict[str, Any]) -> "DecodeSettings":
+    """Pick the decode settings out of a command's options."""
+    from tidesim.runtime.decode import DecodeSettings  # noqa: PLC0415
+
+    return DecodeSettings(**{item.name: options[item.name] for item in fields(DecodeSettings)})
+
+
+def generate(
+    *,
+    checkpoint: Checkpoint = "tide-tiny",
+    prompt: Annotated[str | None, typer.Option("--prompt", help="The prompt as text.")] = None,
+    prompt_ids: Annotated[
+        Path | None, typer.Option("--prompt-ids", help='A JSON file {"ids": [...]}.')
+    ] = None,
+    chat: Chat = False,
+    gen_length: GenLength = 256,
+    block_length: BlockLength = 32,
+    steps: Steps = 32,
+    threshold: Threshold = 0.95,
+    temperature: Temperature = 0.0,
+    top_p: TopP = 1.0,
+    top_k: TopK = 0,
+    seed: Seed = 0,
+    window: WindowOption = Window.BLOCK,
+    dtype: Dtype = None,
+    mask_id: MaskId = None,
+    eos_id: EosId = None,
+    stop_at_eos: StopAtEos = True,
+    device: Device = "cpu",
+    threads: Threads = 0,
+    json: Json = False,
+) -> None:
+    """Decode one prompt with a LLaDA2.0 checkpoint.
+
+    Example: tidesim generate --prompt "def main(" --gen-length 96 --temperature 0.7
+    """
+    _prepare(dtype, device, threads)
+    from tidesim.runtime import checkpoint as files  # noqa: PLC0415
+    from tidesim.runtime.decode import decode  # noqa: PLC0415
+    from tidesim.runtime.prompts import Prompt, load_prompt_ids  # noqa: PLC0415
+
+    if (prompt is None) == (prompt_ids is None):
+        raise SettingError("give either --prompt TEXT or --prompt-ids FILE")
+    if prompt == "":
+        raise SettingError("--prompt is empty; give at least one character")
+    settings = _settings(locals())
+    request = Prompt(text=prompt) if prompt_ids is None else load_prompt_ids(prompt_ids)
+    tokenizer = files.load_tokenizer(checkpoint) if prompt_ids is None else None
+    ids = request.tokens(tokenizer, chat=chat)
+    model = files.load_model(checkpoint, dtype=dtype, device=device)
+    decoded = decode(model, ids, settings)
+    text = None if tokenizer is None else tokenizer.decode(decoded.tokens)
+    answer: dict[str, Any] = {
+        "tokens": decoded.tokens,
+        "steps": decoded.steps,
+        "seconds": decoded.seconds,
+        "passes": decoded.passes,
+        "blocks": decoded.blocks,
+        "tokens_per_s": len(decoded.tokens) / decoded.seconds,
+        "window": str(window),
+        "text": text,
+    }
+    if json:
+        print_json(answer)
+        return
+    typer.echo(f"{prompt}{text}" if text is not None else " ".join(map(str, decoded.tokens)))
+    typer.echo(
+        f"{len(decoded.tokens)} tokens, {decoded.steps} steps, {decoded.seconds:.2f} s, "
+        f"{answer['tokens_per_s']:.1f} tokens/s",
+        err=True,
+    )
+
+
+def capture(
+    *,
+    out: Annotated[Path, typer.Option("--out", help="The Parquet file to write.")],
+    checkpoint: Checkpoint = "tide-tiny",
+    prompts: Annotated[
+        Path | None,
+        typer.Option("--prompts", help="JSON lines with text or ids; by default the bundled ones."),
+    ] = None,
+    chat: Chat = False,
+    gen_length: GenLength = 256,
+    block_length: BlockLength = 32,
+    steps: Steps = 32,
+    threshold: Threshold = 0.95,
+    temperature: Temperature = 0.0,
+    top_p: TopP = 1.0,
+    top_k: TopK = 0,
+    seed: Seed = 0,
+    window: WindowOption = Window.BLOCK,
+    dtype: Dtype = None,
+    mask_id: MaskId = None,
+    eos_id: EosId = None,
+    stop_at_eos: StopAtEos = True,
+    device: Device = "cpu",
+    threads: Threads = 0,
+    json: Json = False,
+) -> None:
+    """Decode prompts and record which experts every token of every pass used.
+
+    Example: tidesim capture --prompts my-prompts.jsonl --out my-trace.parquet
+    """
+    _prepare(dtype, device, threads)
+    check_writable(out)
+    settings = _settings(locals())
+    answer = _capture(checkpoint, prompts, out, settings, chat=chat, dtype=dtype, device=device)
+    if json:
+        print_json(answer)
+    else:
+        print_pairs(str(out), [(key, str(value)) for key, value in answer.items()])
+
+
+def _capture(
+    checkpoint: str,
+    prompts: Path | None,
+    out: Path,
+    settings: "DecodeSettings",
+    *,
+    chat: bool,
+    dtype: str | None,
+    device: str,
+) -> dict[str, Any]:
+    from tidesim.runtime import capture as recording  # noqa: PLC0415
+    from tidesim.runtime import checkpoint as files  # noqa: PLC0415
+    from tidesim.runtime.prompts import load_prompts  # noqa: PLC0415
+
+    requests = load_prompts(prompts)
+    tokenizer = files.load_tokenizer(checkpoint) if any(p.text for p in requests) else None
+    model = files.load_model(checkpoint, dtype=dtype, device=device)
+    with progress() as bar:
+        task = bar.add_task("capture", total=len(requests))
+        captured = recording.capture(
+            model,
+            [(p, p.tokens(tokenizer, chat=chat)) for p in requests],
+            settings,
+            out,
+            checkpoint_sha256=files.checkpoint_digest(checkpoint),
+            source=prompts.name if prompts else "bundled prompts",
+            observe=lambda request, _event: bar.update(task, completed=request),
+        )
+    return {
+        "trace": str(out),
+        "requests": len(captured.requests),
+        "tokens": sum(len(decoded.tokens) for decoded in captured.decoded),
+        "steps": sum(decoded.steps for decoded in captured.decoded),
+        "passes": sum(decoded.passes for decoded in captured.decoded),
+        "decode_s": captured.decode_s,
+        "record_s": captured.record_s,
+        "overhead": captured.overhead,
+    }

@@ -1,0 +1,50 @@
+"""``tidesim hardware``: the machines that are known and what is known about them."""
+
+from typing import Annotated
+
+import typer
+
+from tidesim.cli.common import Json, Overrides, print_json, print_table, read_profile
+from tidesim.hardware import describe, load_profile, profile_names
+
+app = typer.Typer(help="Look into machine profiles.", no_args_is_help=True)
+
+
+@app.command("list")
+def list_profiles(*, json: Json = False) -> None:
+    """List the bundled machines."""
+    profiles = [load_profile(name) for name in profile_names()]
+    kinds = ("measured", "datasheet", "estimated")
+    rows = []
+    for profile in profiles:
+        counted = [row.kind for row in describe(profile)]
+        rows.append({"name": profile.name, **{kind: counted.count(kind) for kind in kinds}})
+    if json:
+        print_json({"hardware": rows})
+        return
+    print_table(
+        "Machines, with how many of their numbers are measured, from a datasheet or estimated",
+        ["name", *kinds],
+        [[str(value) for value in row.values()] for row in rows],
+    )
+
+
+@app.command("show")
+def show(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="A bundled name or a TOML file.")],
+    *,
+    set_: Overrides = None,
+    json: Json = False,
+) -> None:
+    """Show every number of a machine with its kind and source."""
+    profile = read_profile(name, set_)
+    rows = describe(profile)
+    if json:
+        values = {r.key: {"value": r.value, "kind": r.kind, "source": r.source} for r in rows}
+        print_json({"name": profile.name, "sha256": profile.sha256, "values": values})
+        return
+    print_table(
+        f"{profile.name}",
+        ["key", "value", "kind", "source"],
+        [[r.key, f"{r.value:.4g}" if isinstance(r.value, float) else str(r.value), r.kind or "", r.source or ""] for r in rows],
+    )  # fmt: skip

@@ -1,0 +1,194 @@
+"""``tidesim simulate`` and ``tidesim compare``: what a trace would take on a machine."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from tidesim.cli.common import (
+    Budget,
+    Hardware,
+    Json,
+    MemoryGb,
+    Overrides,
+    Sizes,
+    SplitOption,
+    TraceName,
+    choose_split,
+    number,
+    print_json,
+    print_pairs,
+    print_table,
+    read_profile,
+    read_sizes,
+    read_trace,
+    share,
+    to_bytes,
+    training_requests,
+)
+from tidesim.compare import Comparison
+from tidesim.compare import compare as compare_policies
+from tidesim.errors import SettingError
+from tidesim.schedule import Schedule, check_schedule, load_schedule
+from tidesim.simulate import simulate as run_simulation
+
+Engine = Annotated[
+    str, typer.Option("--engine", help="How the runtime executes: tidesim or tide-reference.")
+]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands of this module."""
+    app.command("simulate")(simulate)
+    app.command("compare")(compare)
+
+
+def simulate(
+    trace: TraceName,
+    *,
+    hardware: Hardware,
+    policy: Annotated[str | None, typer.Option("--policy", help="Rule that places experts.")] = None,
+    interval: Annotated[
+        int | None, typer.Option("--interval", help="Steps between refreshes, for tide.")
+    ] = None,
+    budget: Budget = None,
+    memory_gb: MemoryGb = None,
+    schedule: Annotated[
+        Path | None, typer.Option("--schedule", help="A schedule file instead of these settings.")
+    ] = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="Accept a schedule made for other inputs.")
+    ] = False,
+    engine: Engine = "tidesim",
+    sizes: Sizes = None,
+    split: SplitOption = None,
+    set_: Overrides = None,
+    json: Json = False,
+) -> None:
+    """Simulate one policy: throughput, hits, copies, busy shares, and what bounds it.
+
+    Example: tidesim simulate tide-tiny-mixed --hardware a100-40gb-pcie4-xeon48 --policy tide
+    --interval 4 --budget 16 --sizes llada2.0-mini
+    """
+    whole, profile = read_trace(trace), read_profile(hardware, set_)
+    requests, split_name = choose_split(whole, split)
+    settings: dict[str, Any] = {
+        "policy": policy,
+        "interval": interval,
+        "budget": budget,
+        "memory_bytes": to_bytes(memory_gb),
+        "engine": engine,
+    }
+    if schedule is not None:
+        if policy or interval or budget or memory_gb:
+            raise SettingError(
+                "--schedule decides policy, interval and budget; give it alone or leave it out"
+            )
+        settings = _from_schedule(schedule, whole, profile, force=force)
+    if settings["policy"] is None:
+        raise SettingError("give --policy NAME or --schedule FILE")
+    result = run_simulation(
+        requests,
+        profile,
+        sizes=read_sizes(sizes),
+        popularity_from=training_requests(whole),
+        **settings,
+    )
+    answer = result.to_json() | {"split": split_name, "hardware": profile.name}
+    if json:
+        print_json(answer)
+        return
+    _print_result(f"{trace} ({split_name} requests) on {profile.name}", answer)
+
+
+def _from_schedule(path: Path, trace: Any, profile: Any, *, force: bool) -> dict[str, Any]:
+    plan: Schedule = load_schedule(path)
+    check_schedule(plan, trace, profile, forced=force)
+    return {
+        "policy": plan.policy,
+        "interval": plan.interval,
+        "budget": plan.layers[0].budget,
+        "memory_bytes": None,
+        "engine": plan.engine,
+    }
+
+
+def _print_result(title: str, answer: dict[str, Any]) -> None:
+    busy = ", ".join(f"{name} {share(value)}" for name, value in answer["busy"].items())
+    print_pairs(
+        title,
+        [
+            ("routing and sizes", f"{answer['sizes']} ({answer['provenance']})"),
+            ("policy", f"{answer['policy']}, interval {answer['interval'] or '–'}"),
+            ("engine", answer["engine"]),
+            ("tokens per second", number(answer["tokens_per_s"])),
+            ("milliseconds per block", number(1e3 * answer["seconds_per_block"])),
+            ("step, ms at P50 / P90 / P99", " / ".join(number(v) for v in answer["step_ms"].values())),
+            ("hit rate", share(answer["hit_rate"])),
+            ("promotions", f"{answer['promotions']:,}"),
+            ("copied to the GPU", f"{answer['h2d_bytes'] / 1e9:,.3f} GB"),
+            ("copied to the host", f"{answer['d2h_bytes'] / 1e9:,.3f} GB"),
+            ("busy", busy),
+            ("bound by", answer["bottleneck"]),
+        ],
+    )
+
+
+def compare(
+    trace: TraceName,
+    *,
+    hardware: Hardware,
+    budget: Budget = None,
+    memory_gb: MemoryGb = None,
+    engine: Engine = "tidesim",
+    sizes: Sizes = None,
+    set_: Overrides = None,
+    json: Json = False,
+) -> None:
+    """Put every policy, every fixed interval, the solved schedule and the bounds in one table.
+
+    Example: tidesim compare tide-tiny-mixed --hardware a100-40gb-pcie4-xeon48 --budget 16
+    """
+    profile = read_profile(hardware, set_)
+    comparison = compare_policies(
+        read_trace(trace),
+        profile,
+        budget=budget,
+        memory_bytes=to_bytes(memory_gb),
+        engine=engine,
+        sizes=read_sizes(sizes),
+    )
+    if json:
+        print_json(comparison.to_json())
+        return
+    print_comparison(f"{trace} on {profile.name}", comparison)
+
+
+def print_comparison(title: str, comparison: Comparison) -> None:
+    """Print every row of a comparison, fastest first."""
+    answer = comparison.to_json()
+    rows = sorted(answer["rows"], key=lambda row: -row["tokens_per_s"])
+    print_table(
+        title,
+        ["policy", "tokens/s", "hit rate", "promotions", "copy s", "CPU s", "bound by"],
+        [
+            [
+                _row_name(row),
+                number(row["tokens_per_s"], 2),
+                share(row["hit_rate"]),
+                f"{row['promotions']:,}",
+                number(row["exposed_copy_s"], 2),
+                number(row["exposed_cpu_s"], 2),
+                row["bottleneck"],
+            ]
+            for row in rows
+        ],
+        caption="copy s, CPU s: seconds of copies and CPU experts that nothing hides",
+    )
+
+
+def _row_name(row: dict[str, Any]) -> str:
+    name = str(row["policy"])
+    if row.get("interval") and name != "mixtral-offload":
+        name += f" τ={row['interval']}"
+    return f"{name} (bound)" if row.get("is_bound") else name

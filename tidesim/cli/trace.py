@@ -1,0 +1,147 @@
+"""``tidesim trace``: what a trace holds and how stable its routing is."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from tidesim.cli.common import (
+    Json,
+    Split,
+    TraceName,
+    check_writable,
+    number,
+    print_json,
+    print_pairs,
+    print_table,
+    read_trace,
+    share,
+)
+from tidesim.errors import SettingError
+from tidesim.trace.info import trace_info
+from tidesim.trace.passes import Trace, Window
+from tidesim.trace.stats import trace_stats
+
+app = typer.Typer(help="Look into traces.", no_args_is_help=True)
+
+
+def _integers(text: str | None, option: str) -> tuple[int, ...] | None:
+    if text is None:
+        return None
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise SettingError(f"{option} {text}: not integers with commas; write {option} 1,2,5") from None
+
+
+@app.command("info")
+def info(trace: TraceName, *, json: Json = False) -> None:
+    """Say what a trace holds, and check every row of it."""
+    summary = trace_info(read_trace(trace))
+    if json:
+        print_json(summary)
+        return
+    print_pairs(trace, [(key, _flat(value)) for key, value in summary.items()])
+
+
+def _flat(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {_flat(item)}" for key, item in value.items())
+    return f"{value:.2f}" if isinstance(value, float) else str(value)
+
+
+@app.command("stats")
+def stats(
+    trace: TraceName,
+    *,
+    lags: Annotated[str, typer.Option("--lags", help="Steps apart, with commas.")] = "0,1,2,5",
+    budgets: Annotated[
+        str | None,
+        typer.Option("--budgets", help="Slots, with commas; by default 1/8, 1/4, 1/2 of the experts."),
+    ] = None,
+    window: Annotated[
+        Window | None,
+        typer.Option("--window", help="Tokens a pass computes; by default both are reported."),
+    ] = None,
+    split: Annotated[Split, typer.Option("--split", help="Which requests.")] = Split.ALL,
+    masked_at_most: Annotated[
+        int | None,
+        typer.Option("--masked-at-most", help="Only passes with at most so many masked positions."),
+    ] = None,
+    plot: Annotated[
+        Path | None, typer.Option("--plot", help="Also draw the statistics into this HTML file.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Measure how stable routing is between denoise steps.
+
+    Example: tidesim trace stats tide-tiny-mixed --lags 0,1,2,5 --budgets 8,16,32
+    """
+    chosen_lags = _integers(lags, "--lags") or ()
+    chosen_budgets = _integers(budgets, "--budgets")
+    if plot:
+        check_writable(plot)
+    requests = read_trace(trace).split(split.value)
+
+    def measure(which: Window) -> Any:
+        return trace_stats(
+            requests,
+            window=which,
+            lags=chosen_lags,
+            budgets=chosen_budgets,
+            masked_at_most=masked_at_most,
+        )
+
+    both = {which: measure(which) for which in ([window] if window else list(Window))}
+    first = both[window or Window.BLOCK]
+    if plot:
+        _plot(plot, trace, requests, list(both.values()))
+    if json:
+        windows = {str(which): item.to_json() for which, item in both.items()}
+        print_json(first.to_json() | ({"windows": windows} if len(both) > 1 else {}))
+        return
+    for which, item in both.items():
+        _print_stats(f"{trace}, window {which}", item.to_json())
+
+
+def _plot(path: Path, name: str, trace: Trace, measured: list[Any]) -> None:
+    from tidesim.report import trace_figures as figures  # noqa: PLC0415
+    from tidesim.report.html import Section, write_report  # noqa: PLC0415
+
+    block = measured[0]
+    sections = [
+        Section("Stability of routing", figures.stability_figure(block, *measured[1:])),
+        Section("Hit ratio by budget and lag", figures.hit_ratio_figure(block)),
+        Section("Distinct experts by layer", figures.distinct_by_layer_figure(block)),
+        Section("Popularity", figures.popularity_figure(block)),
+    ]
+    write_report(
+        path,
+        title=f"Routing of {name}",
+        sections=sections,
+        footer=[("trace", f"{name} ({trace.meta.provenance})"), ("sha256", trace.sha256)],
+    )
+
+
+def _print_stats(title: str, values: dict[str, Any]) -> None:
+    distinct = values["distinct_experts"]
+    print_pairs(
+        title,
+        [
+            ("distinct experts per layer and step", f"{number(distinct['mean'], 1)} ± {number(distinct['std'], 1)}"),
+            ("single-token experts", share(values["single_token_share"])),
+            *(
+                (f"between blocks: {key.replace('_', ' ')}", number(item))
+                for key, item in values["between_blocks"].items()
+            ),
+        ],
+    )  # fmt: skip
+    lags = list(values["cosine"])
+    measures = [("cosine", values["cosine"]), ("Jaccard", values["jaccard"])]
+    measures += [("per-token overlap", values["token_overlap"] or {})]
+    measures += [(f"hit ratio, {b} slots", by_lag) for b, by_lag in values["hit_ratio"].items()]
+    print_table(
+        "by lag (steps)",
+        ["", *lags],
+        [[name, *(number(by_lag.get(lag)) for lag in lags)] for name, by_lag in measures],
+    )
