@@ -196,6 +196,13 @@ def _check_counts(result, placements, case):
     rows = sum(sum(placement.cpu_load.pairs) for placement in placements)
     row_bytes = case.spec.hidden_size * case.spec.dtype_bytes
     assert result.h2d_bytes_by_purpose["results"] == rows * row_bytes
+    if case.setup.engine.overlap or not case.setup.engine.looped:
+        missing = [np.count_nonzero(one.cpu_load.pairs) * one.pass_.tokens for one in placements]
+        rows = sum(missing)
+    assert result.d2h_bytes_by_purpose["hidden"] == rows * row_bytes
+    ids = sum(one.pass_.tokens for one in placements) * case.spec.num_experts_per_tok * 2
+    ids *= case.spec.moe_layers * case.setup.engine.overlap
+    assert result.d2h_bytes_by_purpose["ids"] == ids
 
 
 def _check_clock(result, placements):

@@ -26,9 +26,7 @@ def golden():
 
 def capture_golden(golden, out: Path, window: Window):
     ids = golden["generate.prompt"].tolist()
-    settings = DecodeSettings(
-        gen_length=96, threshold=0.06, mask_id=500, eos_id=501, window=window
-    )
+    settings = DecodeSettings(gen_length=96, threshold=0.06, mask_id=500, eos_id=501, window=window)
     prompts = [(Prompt(ids=tuple(ids), kind="golden", split="train"), ids)] * 2
     digest = checkpoint_digest(GOLDEN)
     return capture(load_model(GOLDEN), prompts, settings, out, checkpoint_sha256=digest)

@@ -48,7 +48,9 @@ def merge_experts(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
 def write_shards(tensors: dict[str, torch.Tensor], folder: Path) -> None:
     names = sorted(tensors)
-    weight_map = {name: f"model-0000{i % 3 + 1}-of-00003.safetensors" for i, name in enumerate(names)}
+    weight_map = {
+        name: f"model-0000{i % 3 + 1}-of-00003.safetensors" for i, name in enumerate(names)
+    }
     for file in set(weight_map.values()):
         save_file({n: tensors[n] for n in names if weight_map[n] == file}, folder / file)
     index = {"metadata": {"total_size": 1}, "weight_map": weight_map}
@@ -102,7 +104,10 @@ def test_digest_changes_with_the_weights(folder, tensors):
 
 DAMAGE = {
     "missing": (lambda t: {n: v for n, v in t.items() if n != EXPERT}, f"{EXPERT} is missing"),
-    "extra": (lambda t: t | {"model.extra.weight": torch.zeros(2)}, "model.extra.weight is not part"),
+    "extra": (
+        lambda t: t | {"model.extra.weight": torch.zeros(2)},
+        "model.extra.weight is not part",
+    ),
     "mis-shaped": (lambda t: t | {EXPERT: torch.zeros(64, 32)}, r"shape \[64, 32\].*\[32, 64\]"),
     "integers": (lambda t: t | {EXPERT: torch.zeros(32, 64, dtype=torch.int64)}, "dtype I64"),
 }

@@ -58,7 +58,9 @@ def test_forward_routing_equals_the_published_model(model, golden):
 
 def test_forward_router_weights_equal_the_published_model(model, golden):
     seen = []
-    hooks = [m.gate.register_forward_hook(lambda _m, _i, out: seen.append(out)) for m in model.mixtures()]
+    hooks = [
+        m.gate.register_forward_hook(lambda _m, _i, out: seen.append(out)) for m in model.mixtures()
+    ]
     ids = golden["forward.input_ids"].long()
     model(ids, mask=block_causal_mask(len(ids), 32, ids.device))
     for hook in hooks:
@@ -87,7 +89,9 @@ def test_every_step_equals_the_published_decoding(model, golden, window):
     assert [event.block for event in denoise] == golden["generate.block"].tolist()
     assert [event.step for event in denoise] == golden["generate.step"].tolist()
     assert [int(e.masked.sum()) for e in denoise] == golden["generate.active_tokens"].tolist()
-    assert [int(e.committed.sum()) for e in denoise] == golden["generate.transferred_tokens"].tolist()
+    assert [int(e.committed.sum()) for e in denoise] == golden[
+        "generate.transferred_tokens"
+    ].tolist()
     for event, expected in zip(denoise, golden["generate.block_topk_idx"], strict=True):
         assert torch.equal(event.routes.sort(-1).values, expected.long().sort(-1).values)
 
@@ -134,7 +138,9 @@ def test_every_position_is_written_exactly_once(model, golden):
 
 def test_sampling_is_reproducible_and_depends_on_the_seed(model):
     def text(seed):
-        chosen = settings(Window.BLOCK, temperature=1.0, top_p=0.9, top_k=50, seed=seed, gen_length=32)
+        chosen = settings(
+            Window.BLOCK, temperature=1.0, top_p=0.9, top_k=50, seed=seed, gen_length=32
+        )
         return decode(model, [1, 2, 3], chosen).tokens
 
     assert text(3) == text(3)

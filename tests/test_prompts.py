@@ -68,7 +68,9 @@ def test_bytes_that_are_no_text_are_refused(tmp_path):
         load_prompts(tmp_path / "p.jsonl")
 
 
-@pytest.mark.parametrize("content", ["[]", "{}", "3", "{", '{"ids": "a"}', '{"ids": []}', '{"ids": [1.5]}'])
+@pytest.mark.parametrize(
+    "content", ["[]", "{}", "3", "{", '{"ids": "a"}', '{"ids": []}', '{"ids": [1.5]}']
+)
 def test_wrong_ids_file_shows_the_form_wanted(tmp_path, content):
     (tmp_path / "f.json").write_text(content)
 

@@ -26,7 +26,7 @@ app.add_typer(trace.app, name="trace")
 app.add_typer(hardware.app, name="hardware")
 
 
-def _print_version(value: bool) -> None:  # noqa: FBT001 (Typer calls it so)
+def _print_version(value: bool) -> None:
     if value:
         typer.echo(f"tidesim {tidesim.__version__}")
         raise typer.Exit
@@ -35,8 +35,12 @@ def _print_version(value: bool) -> None:  # noqa: FBT001 (Typer calls it so)
 @app.callback()
 def _root(
     *,
-    version: bool = typer.Option(  # noqa: ARG001
-        False, "--version", help="Print the version and stop.", callback=_print_version, is_eager=True
+    version: bool = typer.Option(
+        False,
+        "--version",
+        help="Print the version and stop.",
+        callback=_print_version,
+        is_eager=True,
     ),
 ) -> None:
     pass

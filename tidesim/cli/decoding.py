@@ -23,22 +23,29 @@ Steps = Annotated[int, typer.Option("--steps", help="Denoise steps a block may t
 Threshold = Annotated[
     float, typer.Option("--threshold", help="Confidence above which a position is written at once.")
 ]
-Temperature = Annotated[float, typer.Option("--temperature", help="0 takes the most probable token.")]
+Temperature = Annotated[
+    float, typer.Option("--temperature", help="0 takes the most probable token.")
+]
 TopP = Annotated[float, typer.Option("--top-p", help="Sample from this share of the probability.")]
 TopK = Annotated[int, typer.Option("--top-k", help="Sample from this many tokens; 0 is all.")]
 Seed = Annotated[int, typer.Option("--seed", help="Seed of the sampling.")]
 WindowOption = Annotated[
     Window,
-    typer.Option("--window", help="block: prefix cache; full: recompute prompt and blocks each step."),
+    typer.Option(
+        "--window", help="block: prefix cache; full: recompute prompt and blocks each step."
+    ),
 ]
 Dtype = Annotated[
     str | None,
     typer.Option("--dtype", help="float32, bfloat16 or float16; by default the checkpoint's."),
 ]
-MaskId = Annotated[int | None, typer.Option("--mask-id", help="Mask token; by default the model's.")]
+MaskId = Annotated[
+    int | None, typer.Option("--mask-id", help="Mask token; by default the model's.")
+]
 EosId = Annotated[int | None, typer.Option("--eos-id", help="End token; by default the model's.")]
 StopAtEos = Annotated[
-    bool, typer.Option("--stop-at-eos/--no-stop-at-eos", help="Stop after a block with the end token.")
+    bool,
+    typer.Option("--stop-at-eos/--no-stop-at-eos", help="Stop after a block with the end token."),
 ]
 Device = Annotated[str, typer.Option("--device", help="cpu or cuda.")]
 Threads = Annotated[int, typer.Option("--threads", help="CPU threads; 0 leaves torch's choice.")]

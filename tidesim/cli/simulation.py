@@ -47,7 +47,9 @@ def simulate(
     trace: TraceName,
     *,
     hardware: Hardware,
-    policy: Annotated[str | None, typer.Option("--policy", help="Rule that places experts.")] = None,
+    policy: Annotated[
+        str | None, typer.Option("--policy", help="Rule that places experts.")
+    ] = None,
     interval: Annotated[
         int | None, typer.Option("--interval", help="Steps between refreshes, for tide.")
     ] = None,
@@ -123,7 +125,10 @@ def _print_result(title: str, answer: dict[str, Any]) -> None:
             ("engine", answer["engine"]),
             ("tokens per second", number(answer["tokens_per_s"])),
             ("milliseconds per block", number(1e3 * answer["seconds_per_block"])),
-            ("step, ms at P50 / P90 / P99", " / ".join(number(v) for v in answer["step_ms"].values())),
+            (
+                "step, ms at P50 / P90 / P99",
+                " / ".join(number(v) for v in answer["step_ms"].values()),
+            ),
             ("hit rate", share(answer["hit_rate"])),
             ("promotions", f"{answer['promotions']:,}"),
             ("copied to the GPU", f"{answer['h2d_bytes'] / 1e9:,.3f} GB"),

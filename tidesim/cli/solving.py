@@ -43,7 +43,9 @@ def solve(
         str, typer.Option("--formulation", help="uniform (one interval, a MILP) or closed-form.")
     ] = "uniform",
     backend: Annotated[str, typer.Option("--backend", help="MILP solver: cbc.")] = "cbc",
-    time_limit: Annotated[float, typer.Option("--time-limit", help="Seconds for the solver.")] = 60.0,
+    time_limit: Annotated[
+        float, typer.Option("--time-limit", help="Seconds for the solver.")
+    ] = 60.0,
     gap: Annotated[float, typer.Option("--gap", help="Relative gap at which to stop.")] = 1e-3,
     engine: Engine = "tidesim",
     sizes: Sizes = None,

@@ -31,7 +31,9 @@ def _integers(text: str | None, option: str) -> tuple[int, ...] | None:
     try:
         return tuple(int(part) for part in text.split(","))
     except ValueError:
-        raise SettingError(f"{option} {text}: not integers with commas; write {option} 1,2,5") from None
+        raise SettingError(
+            f"{option} {text}: not integers with commas; write {option} 1,2,5"
+        ) from None
 
 
 @app.command("info")
@@ -57,7 +59,9 @@ def stats(
     lags: Annotated[str, typer.Option("--lags", help="Steps apart, with commas.")] = "0,1,2,5",
     budgets: Annotated[
         str | None,
-        typer.Option("--budgets", help="Slots, with commas; by default 1/8, 1/4, 1/2 of the experts."),
+        typer.Option(
+            "--budgets", help="Slots, with commas; by default 1/8, 1/4, 1/2 of the experts."
+        ),
     ] = None,
     window: Annotated[
         Window | None,

@@ -170,7 +170,9 @@ def _info(request: int, prompt: Prompt, ids: list[int], decoded: Decoded) -> Req
     )
 
 
-def _settings(settings: DecodeSettings, model: Transformer) -> dict[str, str | int | float | bool | None]:
+def _settings(
+    settings: DecodeSettings, model: Transformer
+) -> dict[str, str | int | float | bool | None]:
     weight = model.lm_head.weight
     return asdict(settings) | {
         "window": str(settings.window),

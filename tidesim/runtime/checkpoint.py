@@ -120,9 +120,7 @@ def _bank_names(prefix: str, spec: ModelSpec, *, merged: bool) -> dict[str, tupl
     if merged:
         return {f"{prefix}.{p}": (spec.num_experts, *shapes[p]) for p in _PROJECTIONS}
     return {
-        f"{prefix}.{e}.{p}.weight": shapes[p]
-        for e in range(spec.num_experts)
-        for p in _PROJECTIONS
+        f"{prefix}.{e}.{p}.weight": shapes[p] for e in range(spec.num_experts) for p in _PROJECTIONS
     }
 
 
@@ -137,7 +135,9 @@ def _expected(model: Transformer, *, merged: bool) -> dict[str, tuple[int, ...]]
     return expected
 
 
-def _check(directory: Path, sources: dict[str, _Source], expected: dict[str, tuple[int, ...]]) -> None:
+def _check(
+    directory: Path, sources: dict[str, _Source], expected: dict[str, tuple[int, ...]]
+) -> None:
     missing = [name for name in expected if name not in sources]
     extra = [name for name in sources if name not in expected]
     for found, what in ((missing, "is missing"), (extra, "is not part of the model")):
@@ -151,7 +151,9 @@ def _check(directory: Path, sources: dict[str, _Source], expected: dict[str, tup
         sources[name].check(shape)
 
 
-def _read_bank(prefix: str, sources: dict[str, _Source], spec: ModelSpec, dtype: torch.dtype) -> Tensor:
+def _read_bank(
+    prefix: str, sources: dict[str, _Source], spec: ModelSpec, dtype: torch.dtype
+) -> Tensor:
     bank = torch.empty(spec.num_experts, spec.expert_params, dtype=dtype)
     pieces = bank.view(spec.num_experts, 3, -1)  # gate, up and down have the same size
     for number, projection in enumerate(_PROJECTIONS):

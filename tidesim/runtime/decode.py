@@ -53,7 +53,7 @@ class DecodeSettings:
         rules = {
             "gen_length": (self.gen_length, self.gen_length >= 1, "at least 1"),
             "block_length": (self.block_length, self.block_length >= 1, "at least 1"),
-            "steps": (self.steps, 1 <= self.steps, "at least 1"),
+            "steps": (self.steps, self.steps >= 1, "at least 1"),
             "threshold": (self.threshold, 0 <= self.threshold <= 1, "between 0 and 1"),
             "temperature": (self.temperature, 0 <= self.temperature < 1e6, "0 or more"),
             "top_p": (self.top_p, 0 < self.top_p <= 1, "above 0 and at most 1"),
@@ -121,7 +121,9 @@ def quotas(block_length: int, steps: int) -> list[int]:
     return [base + (step < rest) for step in range(steps)]
 
 
-def choose(logits: Tensor, settings: DecodeSettings, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+def choose(
+    logits: Tensor, settings: DecodeSettings, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
     """Return the candidate of every position and its probability; logits [T, V] float32."""
     if settings.temperature == 0:
         confidence, candidates = logits.softmax(-1).max(-1)
@@ -141,7 +143,9 @@ def choose(logits: Tensor, settings: DecodeSettings, generator: torch.Generator)
     return candidates[:, 0], probabilities.gather(1, candidates)[:, 0]
 
 
-def positions_to_write(confidence: Tensor, masked: Tensor, *, quota: int, threshold: float) -> Tensor:
+def positions_to_write(
+    confidence: Tensor, masked: Tensor, *, quota: int, threshold: float
+) -> Tensor:
     """Return [T] bool: everything above the threshold, else the `quota` most confident."""
     ranked = confidence.masked_fill(~masked, -torch.inf)
     confident = ranked > threshold
@@ -373,4 +377,3 @@ def decode(
 def chat_markup(text: str) -> str:
     """Wrap a prompt in LLaDA2.0's role markup."""
     return f"<role>HUMAN</role>{text}<|role_end|><role>ASSISTANT</role>"
-

@@ -173,7 +173,9 @@ class Router(nn.Module):
         ranked = scores.detach() + self.expert_bias
         groups = ranked.view(len(x), spec.n_group, -1)
         per_group = min(2, groups.shape[-1])
-        best_groups = groups.topk(per_group, dim=-1).values.sum(-1).topk(spec.topk_group, -1).indices
+        best_groups = (
+            groups.topk(per_group, dim=-1).values.sum(-1).topk(spec.topk_group, -1).indices
+        )
         open_groups = torch.zeros_like(groups[..., 0], dtype=torch.bool)
         open_groups.scatter_(1, best_groups, value=True)
         allowed = ranked.masked_fill(
@@ -282,13 +284,19 @@ class Layer(nn.Module):
         self.attention = Attention(spec, layer)
         self.post_attention_layernorm = RMSNorm(spec.hidden_size, spec.rms_norm_eps)
         dense = layer < spec.first_k_dense_replace
-        self.mlp = MLP(spec.hidden_size, spec.intermediate_size) if dense else MixtureOfExperts(spec)
+        self.mlp = (
+            MLP(spec.hidden_size, spec.intermediate_size) if dense else MixtureOfExperts(spec)
+        )
 
     def forward(self, x: Tensor, context: Context) -> Tensor:
         """Transform [batch, T, H]."""
         x = x + self.attention(self.input_layernorm(x), context)
         normed = self.post_attention_layernorm(x)
-        y = self.mlp(normed, context) if isinstance(self.mlp, MixtureOfExperts) else self.mlp(normed)
+        y = (
+            self.mlp(normed, context)
+            if isinstance(self.mlp, MixtureOfExperts)
+            else self.mlp(normed)
+        )
         return x + y  # type: ignore[no-any-return]
 
 
@@ -307,7 +315,7 @@ class Transformer(nn.Module):
 
     def mixtures(self) -> list[MixtureOfExperts]:
         """Return the mixture layers in order."""
-        return [layer.mlp for layer in self.layers if isinstance(layer.mlp, MixtureOfExperts)]  # type: ignore[union-attr]
+        return [layer.mlp for layer in self.layers if isinstance(layer.mlp, MixtureOfExperts)]
 
     def hidden(self, ids: Tensor, positions: Tensor, context: Context) -> Tensor:
         """Run every layer and the final norm; ids [batch, T], positions [T]; [batch, T, H]."""

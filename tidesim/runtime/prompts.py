@@ -54,7 +54,9 @@ class Prompt(BaseModel):
                 raise SettingError("chat markup needs a prompt as text, not as token ids")
             return list(self.ids)
         if tokenizer is None:
-            raise SettingError("a text prompt needs the checkpoint's tokenizer.json; give token ids")
+            raise SettingError(
+                "a text prompt needs the checkpoint's tokenizer.json; give token ids"
+            )
         text = self.text or ""
         return list(tokenizer.encode(chat_markup(text) if chat else text).ids)
 

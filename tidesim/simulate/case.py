@@ -1,7 +1,6 @@
 """Case: everything a simulated run depends on, checked before any work."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from pydantic import ValidationError
@@ -12,7 +11,7 @@ from tidesim.hardware import HardwareProfile
 from tidesim.latency import Latency
 from tidesim.memory import Extent, MemoryPlan, budget_for, extent, gigabytes, plan
 from tidesim.model_spec import ModelSpec
-from tidesim.placement import FloatArray, Policy, Setup, popularity
+from tidesim.placement import FloatArray, Setup, popularity
 from tidesim.policies import PolicyFactory, get_policy
 from tidesim.trace.passes import Trace, Window
 
@@ -33,6 +32,8 @@ class Case:
         Makes a fresh policy from `setup`.
     memory : MemoryPlan
     hardware, profile_sha256 : str
+    trained_on : tuple of int
+        Requests that the policy's popularity comes from.
     """
 
     trace: Trace
@@ -43,6 +44,7 @@ class Case:
     memory: MemoryPlan
     hardware: str
     profile_sha256: str = ""
+    trained_on: tuple[int, ...] = ()
 
 
 def prepare(
@@ -89,46 +91,30 @@ def prepare(
     """
     _check_settings(trace.meta.model, budget, memory_bytes, interval=interval)
     engine = get_engine(engine) if isinstance(engine, str) else engine
-    make = get_policy(policy) if isinstance(policy, str) else policy
     spec = sized_spec(trace.meta.model, sizes)
     latency = Latency(profile, spec, engine=engine.name)
-    popular = _popularity(trace, popularity_from, engine.window)
-    size = extent(trace, engine.window)
-
-    def setup(slots: int) -> Setup:
-        return Setup(
-            num_experts=spec.num_experts,
-            layers=spec.moe_layers,
-            budget=slots,
-            popularity=popular,
-            engine=engine,
-            latency=latency,
-            interval=interval,
-        )
-
-    def scratch(slots: int) -> int:
-        return make(setup(slots)).scratch_slots(setup(slots))
-
-    is_bound = make(setup(spec.num_experts)).is_bound
-    if budget is None and memory_bytes is None and not is_bound:
-        raise SettingError("the policy needs GPU slots; give a budget or a memory size")
-    if memory_bytes is not None:
-        _check_memory_bytes(memory_bytes, profile)
-        budget = budget_for(spec, size, memory_bytes, scratch_slots=scratch)
-    chosen = setup(spec.num_experts if budget is None else budget)
-    needed = _memory(make(chosen), chosen, spec, size)
-    if not is_bound:
-        _check_gpu(needed, chosen.budget, profile, spec, size, scratch=scratch)
-        _check_host(profile, spec)
+    roomy = Setup(
+        num_experts=spec.num_experts,
+        layers=spec.moe_layers,
+        budget=spec.num_experts,
+        popularity=_popularity(trace, popularity_from, engine.window),
+        engine=engine,
+        latency=latency,
+        interval=interval,
+    )
+    make = get_policy(policy) if isinstance(policy, str) else policy
+    fit = _Fit(spec=spec, size=extent(trace, engine.window), make=make, setup=roomy)
+    setup = fit.choose(profile, budget, memory_bytes)
     return Case(
         trace=trace,
         spec=spec,
         latency=latency,
-        setup=chosen,
+        setup=setup,
         policy=make,
-        memory=needed,
+        memory=fit.memory(setup),
         hardware=profile.name,
         profile_sha256=profile.sha256,
+        trained_on=_requests(popularity_from),
     )
 
 
@@ -166,6 +152,59 @@ def sizes_label(routing: ModelSpec, spec: ModelSpec) -> str:
     return f"routing of {routing.name} at the sizes of {spec.name}"
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Fit:
+    """Search for a budget that fits a machine's memory."""
+
+    spec: ModelSpec
+    size: Extent
+    make: PolicyFactory
+    setup: Setup
+
+    def choose(
+        self, profile: HardwareProfile, budget: int | None, memory_bytes: int | None
+    ) -> Setup:
+        """Return the setup with the budget asked for, or the largest that fits."""
+        if self.make(self.setup).is_bound:
+            return self.at(budget or self.spec.num_experts)
+        _check_host(profile, self.spec)
+        there = int(profile.value("gpu.memory_bytes"))
+        if memory_bytes is not None:
+            if memory_bytes > there:
+                raise CapacityError(
+                    f"{gigabytes(memory_bytes)} are more than the {gigabytes(there)} of "
+                    f"{profile.name}; ask for less, or choose a machine with more"
+                )
+            return self.at(self.largest(memory_bytes))
+        if budget is None:
+            raise SettingError("the policy needs GPU slots; give a budget or a memory size")
+        needed = self.memory(self.at(budget)).total_bytes
+        if needed > there:
+            raise CapacityError(
+                f"budget {budget} of {self.spec.name} needs {gigabytes(needed, up=True)} but "
+                f"{profile.name} has {gigabytes(there)}; use a budget of at most "
+                f"{self.largest(there)}, or a machine with that much memory"
+            )
+        return self.at(budget)
+
+    def at(self, budget: int) -> Setup:
+        """Return the setup with a budget."""
+        return replace(self.setup, budget=budget)
+
+    def largest(self, memory_bytes: int) -> int:
+        """Return the largest budget that fits some memory."""
+        return budget_for(self.spec, self.size, memory_bytes, scratch_slots=self._scratch)
+
+    def memory(self, setup: Setup) -> MemoryPlan:
+        """Return what a setup occupies."""
+        slots = int(self.make(setup).budgets(setup).sum())
+        return plan(self.spec, self.size, slots=slots, scratch_slots=self._scratch(setup.budget))
+
+    def _scratch(self, budget: int) -> int:
+        setup = self.at(budget)
+        return self.make(setup).scratch_slots(setup)
+
+
 def _popularity(trace: Trace, training: Trace | None, window: Window) -> FloatArray:
     shape = (trace.meta.model.moe_layers, trace.meta.model.num_experts)
     if training is None:
@@ -180,6 +219,10 @@ def _popularity(trace: Trace, training: Trace | None, window: Window) -> FloatAr
     return counted
 
 
+def _requests(trace: Trace | None) -> tuple[int, ...]:
+    return () if trace is None else tuple(info.request for info in trace.meta.requests)
+
+
 def _check_settings(
     spec: ModelSpec, budget: int | None, memory_bytes: int | None, *, interval: int | None
 ) -> None:
@@ -192,39 +235,6 @@ def _check_settings(
         raise SettingError(
             f"budget is {budget} but must be {top_k} (one token's experts) to {spec.num_experts} "
             "(all experts of a layer)"
-        )
-
-
-def _check_memory_bytes(memory_bytes: int, profile: HardwareProfile) -> None:
-    there = profile.value("gpu.memory_bytes")
-    if memory_bytes > there:
-        raise CapacityError(
-            f"{gigabytes(memory_bytes)} are more than the {gigabytes(there)} of {profile.name}; "
-            "ask for less, or choose a machine with more"
-        )
-
-
-def _memory(policy: Policy, setup: Setup, spec: ModelSpec, size: Extent) -> MemoryPlan:
-    slots = int(policy.budgets(setup).sum())
-    return plan(spec, size, slots=slots, scratch_slots=policy.scratch_slots(setup))
-
-
-def _check_gpu(
-    needed: MemoryPlan,
-    budget: int,
-    profile: HardwareProfile,
-    spec: ModelSpec,
-    size: Extent,
-    *,
-    scratch: Callable[[int], int],
-) -> None:
-    there = int(profile.value("gpu.memory_bytes"))
-    if needed.total_bytes > there:
-        largest = budget_for(spec, size, there, scratch_slots=scratch)
-        raise CapacityError(
-            f"budget {budget} of {spec.name} needs {gigabytes(needed.total_bytes, up=True)} but "
-            f"{profile.name} has {gigabytes(there)}; use a budget of at most {largest}, "
-            "or a machine with that much memory"
         )
 
 

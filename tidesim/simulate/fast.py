@@ -75,8 +75,8 @@ class FastPrices:
         self._cpu_expert_s = _Memo(prices.cpu_expert_s)
         self._down_s = _Memo(lambda rows: prices.hidden_s(rows, Direction.D2H))
         self._up_s = _Memo(lambda rows: prices.hidden_s(rows, Direction.H2D))
-        self._gpu_call_s: dict[tuple[int, int], float] = {}
-        self._cpu_call_s: dict[tuple[int, int], float] = {}
+        self._gpu_call_s = _PairMemo(prices.latency.gpu_call_s)
+        self._cpu_call_s = _PairMemo(self._alike_s)
 
     @cached_property
     def _rates(self) -> tuple[float, ...]:
@@ -123,9 +123,9 @@ class FastPrices:
 
     def _gpu_side(self, tokens: Tokens) -> FloatArray:
         if self.engine.looped:
-            return self._gpu_expert_s(tokens).sum(axis=-1)
+            return np.asarray(self._gpu_expert_s(tokens).sum(axis=-1))
         experts, pairs = np.count_nonzero(tokens, axis=-1), tokens.sum(axis=-1)
-        return _by_pair(self.prices.latency.gpu_call_s, experts, pairs, memo=self._gpu_call_s)
+        return self._gpu_call_s(experts, pairs)
 
     def _cpu_side(self, cpu_tokens: Tokens, tokens: Tokens) -> tuple[FloatArray, ...]:
         pairs = cpu_tokens.sum(axis=-1)
@@ -141,12 +141,8 @@ class FastPrices:
     def _cpu_together(self, tokens: Tokens) -> FloatArray:
         """Price one call: the mean over its experts of a call whose experts all have as many."""
         experts = np.count_nonzero(tokens, axis=-1)
-        active = tokens > 0
-        count = np.broadcast_to(experts[..., None], tokens.shape)[active]
-        alike = _by_pair(self._alike_s, count, tokens[active], memo=self._cpu_call_s)
-        each = np.zeros(tokens.shape)
-        each[active] = alike
-        return np.asarray(each.sum(axis=-1) / np.maximum(experts, 1))
+        alike = self._cpu_call_s(experts[..., None], tokens).sum(axis=-1)
+        return np.asarray(alike / np.maximum(experts, 1))
 
     def _alike_s(self, experts: int, tokens: int) -> float:
         return self.prices.latency.cpu_experts_s(np.full(experts, tokens))
@@ -310,23 +306,6 @@ def _beside(
     return both, np.maximum(0.0, a - both * a_rate), np.maximum(0.0, b - both * b_rate)
 
 
-def _by_pair(
-    price: Callable[[int, int], float],
-    first: Tokens,
-    second: Tokens,
-    *,
-    memo: dict[tuple[int, int], float],
-) -> FloatArray:
-    """Price arrays of pairs; each distinct pair is priced once and remembered."""
-    base = int(second.max(initial=0)) + 1
-    codes, where = np.unique(first * base + second, return_inverse=True)
-    keys = [divmod(code, base) for code in codes.tolist()]
-    for key in keys:
-        if key not in memo:
-            memo[key] = price(*key)
-    return np.array([memo[key] for key in keys])[where.reshape(first.shape)]
-
-
 class _Memo:
     """A price by a whole number, for arrays; nothing costs nothing, others are priced once each."""
 
@@ -335,12 +314,38 @@ class _Memo:
         self._known = np.zeros(1)
 
     def __call__(self, numbers: Tokens) -> FloatArray:
-        most = int(numbers.max(initial=0))
-        if most >= len(self._known):
-            self._known = np.concatenate((self._known, np.full(most + 1 - len(self._known), np.nan)))
+        if (missing := int(numbers.max(initial=0)) + 1 - len(self._known)) > 0:
+            self._known = np.append(self._known, np.full(missing, np.nan))
         found = self._known[numbers]
         if np.isnan(found).any():
             for number in np.unique(numbers[np.isnan(found)]).tolist():
                 self._known[number] = self._price(number)
             found = self._known[numbers]
         return np.asarray(found)
+
+
+class _PairMemo:
+    """The same by two whole numbers; a row of prices for each first number met."""
+
+    def __init__(self, price: Callable[[int, int], float]) -> None:
+        self._price = price
+        self._known = np.zeros((1, 1))
+
+    def __call__(self, first: Tokens, second: Tokens) -> FloatArray:
+        self._grow(int(first.max(initial=0)), int(second.max(initial=0)))
+        found = self._known[first, second]
+        if np.isnan(found).any():
+            wide = np.broadcast_to(first, found.shape), np.broadcast_to(second, found.shape)
+            unknown = np.stack([each[np.isnan(found)] for each in wide])
+            for a, b in np.unique(unknown, axis=1).T.tolist():
+                self._known[a, b] = self._price(a, b)
+            found = self._known[first, second]
+        return np.asarray(found)
+
+    def _grow(self, first: int, second: int) -> None:
+        rows, columns = self._known.shape
+        if first >= rows or second >= columns:
+            known = np.full((max(rows, first + 1), max(columns, second + 1)), np.nan)
+            known[:rows, :columns] = self._known
+            known[0], known[:, 0] = 0.0, 0.0
+            self._known = known

@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Sequence
-from itertools import pairwise
+from itertools import pairwise, product
 from typing import cast
 
 import simpy
@@ -222,27 +222,35 @@ class HostMemory:
         duplex: Duplex,
     ) -> None:
         self._cpu, self._h2d, self._d2h = cpu, h2d, d2h
-        self._contention, self._duplex = contention, duplex
+        self._factors = {
+            running: _factors(*running, contention=contention, duplex=duplex)
+            for running in product((False, True), repeat=3)
+        }
+        self._now = (1.0, 1.0, 1.0)
         for lane in (cpu, h2d, d2h):
             lane.on_change = self._share
 
     def _share(self) -> None:
-        cpu, up, down = bool(self._cpu.running), bool(self._h2d.running), bool(self._d2h.running)
-        beside_cpu, both_ways = self._contention, self._duplex
-        _set(self._cpu, beside_cpu.cpu_factor if up or down else 1.0)
-        _set(
-            self._h2d,
-            min(beside_cpu.h2d_factor if cpu else 1.0, both_ways.h2d_factor if down else 1.0),
-        )
-        _set(
-            self._d2h,
-            min(beside_cpu.d2h_factor if cpu else 1.0, both_ways.d2h_factor if up else 1.0),
-        )
+        cpu, h2d, d2h = self._cpu, self._h2d, self._d2h
+        factors = self._factors[bool(cpu.running), bool(h2d.running), bool(d2h.running)]
+        if factors != self._now:
+            self._now = factors
+            for lane, factor in zip((cpu, h2d, d2h), factors, strict=True):
+                if factor != lane.factor:
+                    lane.set_factor(factor)
 
 
-def _set(lane: SharedLane, factor: float) -> None:
-    if factor != lane.factor:
-        lane.set_factor(factor)
+def _factors(
+    cpu: bool, up: bool, down: bool, *, contention: Contention, duplex: Duplex
+) -> tuple[float, float, float]:
+    """Return the shares of rate of CPU, h2d and d2h while those marked run; 1 for the idle."""
+    beside_cpu = (contention.h2d_factor, contention.d2h_factor) if cpu else (1.0, 1.0)
+    both_ways = (duplex.h2d_factor, duplex.d2h_factor) if up and down else (1.0, 1.0)
+    return (
+        contention.cpu_factor if cpu and (up or down) else 1.0,
+        min(beside_cpu[0], both_ways[0]) if up else 1.0,
+        min(beside_cpu[1], both_ways[1]) if down else 1.0,
+    )
 
 
 def _clock_at(work_s: float, marks: list[tuple[float, float]]) -> float:

@@ -27,6 +27,8 @@ class SimulationResult:
         Steps between refreshes; None where the policy has no such number.
     budgets : tuple of int
         Slots of every mixture layer.
+    trained_on : tuple of int
+        Requests that the policy knew before the run; none of them should be in the trace.
     is_bound : bool
         The policy is a limit that ignores the GPU's memory.
     memory : MemoryPlan
@@ -60,6 +62,7 @@ class SimulationResult:
     provenance: str
     interval: int | None
     budgets: tuple[int, ...]
+    trained_on: tuple[int, ...]
     is_bound: bool
     memory: MemoryPlan
     seconds: float
@@ -144,6 +147,6 @@ class SimulationResult:
         )
         stored = {item.name: getattr(self, item.name) for item in fields(self)}
         small = {name: value for name, value in stored.items() if name not in _LARGE}
-        small["budgets"] = list(self.budgets)
+        small |= {"budgets": list(self.budgets), "trained_on": list(self.trained_on)}
         small["memory"] = self.memory.to_json()
         return small | {name: getattr(self, name) for name in derived}

@@ -1,9 +1,12 @@
 """Simulate: place the experts of every pass, time the passes, count what moved."""
 
+from collections.abc import Iterable
+from typing import Protocol
+
 import numpy as np
 
 from tidesim.errors import SettingError
-from tidesim.placement import replay
+from tidesim.placement import PassPlacement, replay
 from tidesim.simulate.case import Case, sizes_label
 from tidesim.simulate.des import time_passes
 from tidesim.simulate.operations import Timing
@@ -12,7 +15,19 @@ from tidesim.simulate.result import SimulationResult
 from tidesim.simulate.tally import Tally, TokenCount
 
 
-def run(case: Case, *, keep_records: bool = False) -> SimulationResult:
+class Method(Protocol):
+    """Way to time placed passes."""
+
+    def __call__(
+        self, placements: Iterable[PassPlacement], prices: Prices, *, keep_records: bool
+    ) -> Timing:
+        """Time the passes one after another."""
+        ...
+
+
+def run(
+    case: Case, *, keep_records: bool = False, method: Method = time_passes
+) -> SimulationResult:
     """Simulate every request of a case's trace, one after another.
 
     Parameters
@@ -20,6 +35,8 @@ def run(case: Case, *, keep_records: bool = False) -> SimulationResult:
     case : Case
     keep_records : bool
         Also return a record per operation.
+    method : callable
+        `des.time_passes`, or another that gives the same times.
 
     Raises
     ------
@@ -31,7 +48,7 @@ def run(case: Case, *, keep_records: bool = False) -> SimulationResult:
     written, tally = TokenCount(case.trace), Tally(engine=engine, spec=case.spec)
     passes = written.watch(engine)
     placements = tally.watch(replay(passes, case.policy(case.setup), case.setup))
-    timing = time_passes(placements, prices, keep_records=keep_records)
+    timing = method(placements, prices, keep_records=keep_records)
     if not tally.steps:
         raise SettingError("the trace holds no denoise pass, so there is nothing to simulate")
     return _result(case, tally, written, timing)
@@ -47,6 +64,7 @@ def _result(case: Case, tally: Tally, written: TokenCount, timing: Timing) -> Si
         provenance=meta.provenance,
         interval=policy.interval,
         budgets=tuple(policy.budgets(case.setup).tolist()),
+        trained_on=case.trained_on,
         is_bound=policy.is_bound,
         memory=case.memory,
         seconds=seconds,

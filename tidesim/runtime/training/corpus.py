@@ -38,7 +38,8 @@ def read_corpus(root: Path | None = None) -> Corpus:
         Another folder of Python sources.
     """
     root = root or Path(sysconfig.get_paths()["stdlib"])
-    train, heldout = [], []
+    train: list[tuple[str, str]] = []
+    heldout: list[tuple[str, str]] = []
     for path in sorted(root.rglob("*.py")):
         relative = path.relative_to(root).as_posix()
         if "site-packages" in relative or path.stat().st_size > LARGEST_FILE_BYTES:

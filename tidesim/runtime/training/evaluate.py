@@ -12,12 +12,14 @@ from tokenizers import Tokenizer
 
 from tidesim.runtime.model import Transformer
 from tidesim.runtime.training.corpus import Corpus, encode_files
-from tidesim.runtime.training.train import heldout_loss
+from tidesim.runtime.training.objective import heldout_loss
 
 Tokens = npt.NDArray[np.uint16]
 
 
-def bigram_nats(train: Tokens, heldout: Tokens, *, vocab_size: int, discount: float = 0.75) -> float:
+def bigram_nats(
+    train: Tokens, heldout: Tokens, *, vocab_size: int, discount: float = 0.75
+) -> float:
     """Return nats per held-out token of a bigram model with absolute discounting.
 
     Interpolates with a unigram model of add-one counts (Ney, Essen and Kneser 1994).
@@ -62,7 +64,9 @@ class Quality:
     bytes_per_token: float
 
 
-def evaluate(model: Transformer, tokenizer: Tokenizer, corpus: Corpus, *, sequences: int = 64) -> Quality:
+def evaluate(
+    model: Transformer, tokenizer: Tokenizer, corpus: Corpus, *, sequences: int = 64
+) -> Quality:
     """Measure a checkpoint on the held-out files of a corpus.
 
     Parameters

@@ -27,11 +27,13 @@ class Muon(torch.optim.Optimizer):
     Parameters are matrices, or expert banks whose views are matrices (`views` in the group).
     """
 
-    def __init__(self, groups: list[dict[str, object]], *, lr: float, momentum: float = 0.95) -> None:
+    def __init__(
+        self, groups: list[dict[str, object]], *, lr: float, momentum: float = 0.95
+    ) -> None:
         super().__init__(groups, {"lr": lr, "momentum": momentum, "weight_decay": 0.01})
 
     @torch.no_grad()
-    def step(self, closure: None = None) -> None:  # type: ignore[override] # noqa: ARG002
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
         """Update every parameter from its gradient."""
         for group in self.param_groups:
             for parameter in group["params"]:
@@ -49,7 +51,7 @@ class Muon(torch.optim.Optimizer):
                     target.sub_(orthogonalise(matrix).to(target.dtype), alpha=group["lr"] * scale)
 
 
-def _three_matrices(bank: Experts):  # type: ignore[no-untyped-def] # noqa: ANN202
+def _three_matrices(bank: Experts):  # type: ignore[no-untyped-def]
     def views(tensor: Tensor) -> tuple[Tensor, ...]:
         gate_up, down = bank.views(tensor)
         return (*gate_up.chunk(2, dim=1), down)

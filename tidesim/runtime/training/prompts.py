@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from tidesim.resources import write_text
-from tidesim.runtime.prompts import Prompt
+from tidesim.runtime.prompts import Prompt, Split
 from tidesim.runtime.training.corpus import Corpus, read_corpus
 
 PER_KIND, HELDOUT_PER_KIND, PER_FILE, SEED = 14, 6, 3, 0
@@ -48,7 +48,7 @@ def make_prompts(corpus: Corpus) -> list[Prompt]:
     """Choose prompts from held-out files, a few of a kind per file, the same every time."""
     chosen = []
     for kind, find in KINDS.items():
-        rng = random.Random(f"{SEED}-{kind}")  # noqa: S311 (no secret)
+        rng = random.Random(f"{SEED}-{kind}")
         found = []
         for path, text in corpus.heldout:
             candidates = [part for part in find(text.splitlines()) if 60 <= len(part) <= 700]
@@ -56,7 +56,7 @@ def make_prompts(corpus: Corpus) -> list[Prompt]:
                 drawn = rng.sample(candidates, min(PER_FILE, len(candidates)))
                 found += [(path, part) for part in drawn]
         for number, (path, text) in enumerate(rng.sample(found, PER_KIND)):
-            split = "heldout" if number < HELDOUT_PER_KIND else "train"
+            split: Split = "heldout" if number < HELDOUT_PER_KIND else "train"
             chosen.append(Prompt(text=text, kind=kind, source=f"Lib/{path}", split=split))
     return chosen
 

@@ -6,7 +6,7 @@ Run it as ``make tiny-checkpoint`` or ``python -m tidesim.runtime.training.train
 import json
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -15,7 +15,6 @@ import torch
 import typer
 from safetensors import safe_open
 from safetensors.torch import save_file
-from tokenizers import Tokenizer
 from torch import Tensor
 
 from tidesim.model_spec import ModelSpec
@@ -24,18 +23,25 @@ from tidesim.runtime.model import Transformer
 from tidesim.runtime.training.corpus import (
     EOS,
     MASK,
+    SPECIAL,
     Corpus,
     encode_files,
     read_corpus,
     train_tokenizer,
 )
-from tidesim.runtime.training.objective import block_diffusion_loss, noise, trainable_dispatch
+from tidesim.runtime.training.export import export
+from tidesim.runtime.training.objective import (
+    block_diffusion_loss,
+    heldout_loss,
+    noise,
+    trainable_dispatch,
+)
 from tidesim.runtime.training.optimizer import balance, initialise, make_optimizers
 
 VOCAB_SIZE = 2048
 
 
-def tiny_spec(tokenizer: Tokenizer) -> ModelSpec:
+def tiny_spec() -> ModelSpec:
     """Return the geometry of the bundled checkpoint: 64 experts, top-4, 4 mixture layers."""
     return ModelSpec(
         name="tide-tiny",
@@ -58,8 +64,8 @@ def tiny_spec(tokenizer: Tokenizer) -> ModelSpec:
         partial_rotary_factor=0.5,
         rms_norm_eps=1e-6,
         routed_scaling_factor=2.5,
-        mask_token_id=tokenizer.token_to_id(MASK),
-        eos_token_id=tokenizer.token_to_id(EOS),
+        mask_token_id=SPECIAL.index(MASK),
+        eos_token_id=SPECIAL.index(EOS),
     )
 
 
@@ -71,7 +77,7 @@ class Recipe:
     `decay_share` of the steps, where sequences get `final_length` tokens.
     """
 
-    steps: int = 4000
+    steps: int = 3200
     tokens_per_step: int = 4096
     length: int = 128
     final_length: int = 256
@@ -91,7 +97,9 @@ class Recipe:
         return min(1.0, (step + 1) / self.warmup, left)
 
 
-def batch(tokens: Tensor, recipe: Recipe, step: int, *, block: int) -> tuple[Tensor, torch.Generator]:
+def batch(
+    tokens: Tensor, recipe: Recipe, step: int, *, block: int
+) -> tuple[Tensor, torch.Generator]:
     """Draw the sequences of a step, [batch, length] int64, from (seed, step) alone."""
     generator = torch.Generator().manual_seed(recipe.seed * 1_000_003 + step)
     length = recipe.final_length if recipe.decaying(step) else recipe.length
@@ -100,26 +108,6 @@ def batch(tokens: Tensor, recipe: Recipe, step: int, *, block: int) -> tuple[Ten
         len(tokens) - length, (recipe.tokens_per_step // length,), generator=generator
     )
     return tokens[starts[:, None] + torch.arange(length)], generator
-
-
-@torch.no_grad()
-def heldout_loss(model: Transformer, tokens: Tensor, *, length: int = 256, sequences: int = 64) -> float:
-    """Return nats per masked token on evenly spread held-out sequences, noise drawn from seed 0."""
-    generator = torch.Generator().manual_seed(0)
-    starts = torch.linspace(0, len(tokens) - length - 1, sequences).long()
-    clean = tokens[starts[:, None] + torch.arange(length)]
-    total, parts = 0.0, clean.split(16)
-    for part in parts:
-        noised, weight = noise(
-            part,
-            block_length=model.spec.block_length,
-            mask_id=model.spec.mask_token_id,
-            generator=generator,
-        )
-        device = model.lm_head.weight.device
-        loss = block_diffusion_loss(model, part.to(device), noised.to(device), weight.to(device))
-        total += float(loss.value) * len(part)
-    return total / sequences
 
 
 @dataclass(slots=True)
@@ -199,14 +187,13 @@ def train_steps(run: Run, recipe: Recipe, tokens: Tensor) -> Iterator[tuple[int,
         yield run.step, float(loss.value.detach())
 
 
-def prepare(work: Path) -> tuple[Tokenizer, Tensor, Tensor]:
-    """Return tokenizer, training and held-out tokens; all are kept in `work` for a later resume."""
-    tokenizer_path = work / "tokenizer.json"
+def prepare(work: Path) -> tuple[Tensor, Tensor]:
+    """Return training and held-out tokens; they and the tokenizer stay in `work` for a resume."""
     stored = work / "tokens.npz"
     if not stored.exists():
         corpus: Corpus = read_corpus()
         tokenizer = train_tokenizer(corpus, vocab_size=VOCAB_SIZE)
-        tokenizer.save(str(tokenizer_path))
+        tokenizer.save(str(work / "tokenizer.json"))
         with atomic_path(stored) as temporary, temporary.open("wb") as file:
             np.savez(
                 file,
@@ -214,30 +201,45 @@ def prepare(work: Path) -> tuple[Tokenizer, Tensor, Tensor]:
                 heldout=encode_files(tokenizer, corpus.heldout),
             )
     with np.load(stored) as arrays:
-        train, heldout = (torch.from_numpy(arrays[k].astype(np.int64)) for k in ("train", "heldout"))
-    return Tokenizer.from_file(str(tokenizer_path)), train, heldout
+        train, heldout = (
+            torch.from_numpy(arrays[k].astype(np.int64)) for k in ("train", "heldout")
+        )
+    return train, heldout
 
 
 def main(
     work: Annotated[Path, typer.Option(help="Folder for the state of the run.")] = Path("training"),
+    out: Annotated[Path, typer.Option(help="Where the checkpoint goes.")] = Path(
+        "traces/tide-tiny"
+    ),
     steps: Annotated[int, typer.Option(help="Optimiser steps.")] = Recipe.steps,
     lr: Annotated[float, typer.Option(help="Peak learning rate of Muon.")] = Recipe.lr,
     seed: Annotated[int, typer.Option(help="Seed of weights and batches.")] = Recipe.seed,
     threads: Annotated[int, typer.Option(help="CPU threads; 0 leaves torch's choice.")] = 0,
 ) -> None:
-    """Train or resume, printing one JSON line every 50 steps."""
+    """Train or resume, printing one JSON line every 50 steps; export when all steps are done."""
     if threads:
         torch.set_num_threads(threads)
     work.mkdir(parents=True, exist_ok=True)
     recipe = Recipe(steps=steps, lr=lr, seed=seed)
-    tokenizer, train, heldout = prepare(work)
-    spec = tiny_spec(tokenizer)
-    (work / "config.json").write_text(json.dumps(spec.model_dump(), indent=1), encoding="utf-8")
+    train, heldout = prepare(work)
+    spec = tiny_spec()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     run = start_run(spec, recipe, device)
     state = work / "state.safetensors"
     if state.exists():
         run.restore(state)
+    _report_steps(run, recipe, train, heldout, state)
+    quality = export(
+        run.model,
+        work / "tokenizer.json",
+        out,
+        recipe={name: getattr(recipe, name) for name in ("steps", "tokens_per_step", "seed")},
+    )
+    typer.echo(json.dumps({"checkpoint": str(out)} | asdict(quality)))
+
+
+def _report_steps(run: Run, recipe: Recipe, train: Tensor, heldout: Tensor, state: Path) -> None:
     clock, losses = time.perf_counter(), []
     for step, loss in train_steps(run, recipe, train):
         losses.append(loss)

@@ -1,0 +1,277 @@
+"""Schedule: the file a solver writes and a runtime obeys (``tidesim-schedule`` 1, JSON).
+
+It says how many slots every mixture layer has and at which denoise steps of a block its residents
+are chosen anew, for which trace, machine and sizes that was decided, and what to expect of it.
+"""
+
+import hashlib
+from collections.abc import Iterator
+from itertools import pairwise
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Field, ValidationError, model_validator
+from pydantic_core import ErrorDetails
+
+from tidesim.errors import FormatError, NotFoundError, SettingError
+from tidesim.hardware import HardwareProfile
+from tidesim.model_spec import ModelSpec
+from tidesim.resources import write_text
+from tidesim.strict import Strict, sentence
+from tidesim.trace.passes import Trace
+
+FORMAT = "tidesim-schedule"
+VERSION = 1
+
+_NOT_BLANK = r"\S"
+_SHA256 = r"^([0-9a-f]{64})?$"
+_Text = Annotated[str, Field(pattern=_NOT_BLANK)]
+_Digest = Annotated[str, Field(pattern=_SHA256)]
+_Whole = Annotated[int, Field(ge=1)]
+_Seconds = Annotated[float, Field(ge=0)]
+
+
+class Source(Strict):
+    """A file the schedule was made from; the digest is "" where no file held it."""
+
+    name: str = ""
+    sha256: _Digest = ""
+    provenance: str = ""
+
+
+class Routing(Strict):
+    """The model whose experts are placed."""
+
+    name: _Text
+    moe_layers: _Whole
+    num_experts: _Whole
+    num_experts_per_tok: _Whole
+
+
+class LayerSchedule(Strict):
+    """One mixture layer: its slots, and the denoise steps of a block that refresh it."""
+
+    budget: _Whole
+    refresh_steps: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(strict=False)]
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if any(after <= before for before, after in pairwise(self.refresh_steps)):
+            raise ValueError("refresh_steps must increase from step to step")
+        return self
+
+
+class StepMs(Strict):
+    """Milliseconds of a denoise pass by percentile."""
+
+    p50: _Seconds
+    p90: _Seconds
+    p99: _Seconds
+
+
+class Prediction(Strict):
+    """What a simulation of the schedule gave on some requests."""
+
+    requests: _Whole
+    tokens_per_s: _Seconds
+    seconds_per_block: _Seconds
+    step_ms: StepMs
+    bottleneck: _Text
+
+
+class Predictions(Strict):
+    """On the requests the schedule was made from, and on others where the trace has some."""
+
+    train: Prediction
+    heldout: Prediction | None = None
+
+
+class SolverReport(Strict):
+    """How the schedule was found and what was proved about it."""
+
+    formulation: _Text
+    backend: _Text
+    status: _Text
+    objective_s: _Seconds
+    bound_s: _Seconds
+    gap: _Seconds
+    seconds: _Seconds
+
+
+class Schedule(Strict):
+    """Refresh steps and budgets per layer, what they were made from, and what to expect.
+
+    Attributes
+    ----------
+    tool_version : str
+    model : Routing
+    sizes : Source
+        The model whose sizes were simulated; its digest is that of its parameters.
+    trace, profile : Source
+    engine, policy : str
+    settings : dict
+        The policy's own settings.
+    promotion : str
+        ``blocking``: promoted experts serve the very pass that promotes them.
+    steps : int
+        T: denoise steps of the longest training block.
+    interval : int or None
+        τ where every layer refreshes at steps 0, τ, 2τ … of each block.
+    layers : tuple of LayerSchedule
+        One per mixture layer.
+    memory_bytes : int
+        GPU memory of a run, all of it.
+    predictions : Predictions
+    solver : SolverReport
+    """
+
+    format: Literal["tidesim-schedule"]
+    version: int = Field(ge=VERSION, le=VERSION)
+    tool_version: _Text
+    model: Routing
+    sizes: Source
+    trace: Source
+    profile: Source
+    engine: _Text
+    policy: _Text
+    settings: dict[str, str | int | float | bool | None]
+    promotion: Literal["blocking"]
+    steps: _Whole
+    interval: _Whole | None = None
+    layers: Annotated[tuple[LayerSchedule, ...], Field(strict=False, min_length=1)]
+    memory_bytes: _Whole
+    predictions: Predictions
+    solver: SolverReport
+
+    @property
+    def budgets(self) -> tuple[int, ...]:
+        """Slots of every mixture layer."""
+        return tuple(layer.budget for layer in self.layers)
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        for problem in self._problems():
+            raise ValueError(problem)
+        return self
+
+    def _problems(self) -> Iterator[str]:
+        """Yield the rules that tie the parts to each other and do not hold."""
+        if len(self.layers) != self.model.moe_layers:
+            yield f"holds {len(self.layers)} layers, not moe_layers = {self.model.moe_layers}"
+        least, most = self.model.num_experts_per_tok, self.model.num_experts
+        for number, layer in enumerate(self.layers):
+            if not least <= layer.budget <= most:
+                yield f"layers.{number}.budget must be {least} (top-k) to {most} (all experts)"
+            if layer.refresh_steps and layer.refresh_steps[-1] >= self.steps:
+                yield f"layers.{number}.refresh_steps must be below steps = {self.steps}"
+            if self.interval and layer.refresh_steps != tuple(range(0, self.steps, self.interval)):
+                yield f"layers.{number}.refresh_steps must be those of interval {self.interval}"
+
+
+def sizes_source(spec: ModelSpec) -> Source:
+    """Name a model's sizes, with the digest of its parameters."""
+    return Source(
+        name=spec.name, sha256=hashlib.sha256(spec.model_dump_json().encode()).hexdigest()
+    )
+
+
+def json_schema() -> dict[str, Any]:
+    """Return the JSON Schema of the file."""
+    return Schedule.model_json_schema()
+
+
+def load_schedule(path: str | Path) -> Schedule:
+    """Read and check a schedule file.
+
+    Raises
+    ------
+    NotFoundError
+        No such file.
+    FormatError
+        Not a schedule of this format and version; names file, key, value, rule and repair.
+    """
+    try:
+        content = Path(path).read_bytes()
+    except FileNotFoundError:
+        raise NotFoundError(
+            f"{path}: no such schedule file; give one that tidesim solve wrote"
+        ) from None
+    except OSError as error:
+        raise FormatError(f"{path}: cannot be read ({error.strerror}); check its rights") from None
+    try:
+        return Schedule.model_validate_json(content)
+    except ValidationError as error:
+        raise FormatError(f"{path}: {_sentence(error)}") from None
+
+
+def save_schedule(schedule: Schedule, path: str | Path) -> None:
+    """Write a schedule file whole or not at all; equal schedules give equal bytes.
+
+    Raises
+    ------
+    OutputError
+        The file cannot be written.
+    """
+    write_text(path, schedule.model_dump_json(indent=1) + "\n")
+
+
+def check_schedule(
+    schedule: Schedule, trace: Trace, profile: HardwareProfile, *, forced: bool = False
+) -> None:
+    """Refuse a schedule that was made for something else.
+
+    Digests are compared where both sides have one.
+
+    Parameters
+    ----------
+    schedule : Schedule
+    trace : Trace
+    profile : HardwareProfile
+    forced : bool
+        Accept another trace, profile or model; layers, experts and top-k must agree all the same,
+        because the schedule could not be followed.
+
+    Raises
+    ------
+    SettingError
+        Something does not match; names what, and both values.
+    """
+    spec, made = trace.meta.model, schedule.model
+    for key in ("moe_layers", "num_experts", "num_experts_per_tok"):
+        ours, theirs = getattr(spec, key), getattr(made, key)
+        if ours != theirs:
+            raise SettingError(
+                f"the schedule is for a model with {key} = {theirs}, the trace's {spec.name} has "
+                f"{ours}; solve again for this trace"
+            )
+    if forced:
+        return
+    _check_same("model", made.name, spec.name)
+    _check_same("trace", schedule.trace.sha256, trace.sha256)
+    _check_same("profile", schedule.profile.sha256, profile.sha256)
+
+
+def _check_same(what: str, theirs: str, ours: str) -> None:
+    if theirs and ours and theirs != ours:
+        raise SettingError(
+            f"the schedule was made for another {what} ({theirs[:12]}, not {ours[:12]}); "
+            "solve again, or force it"
+        )
+
+
+_HEAD = f'this tidesim reads format "{FORMAT}", version {VERSION}'
+_WORDS = {
+    _NOT_BLANK: "must not be blank",
+    "json_invalid": "must be JSON ({error})",
+    _SHA256: "must be a SHA-256 digest (64 hexadecimal digits) or empty",
+}
+
+
+def _sentence(error: ValidationError) -> str:
+    form = f"{FORMAT} {VERSION}"
+    return sentence(error, Schedule, form=form, repair=_repair, words=_WORDS)
+
+
+def _repair(_: ErrorDetails, path: tuple[str, ...]) -> str:
+    head = path and path[-1] in {"format", "version"}
+    return _HEAD if head else "repair it or solve again"
