@@ -23,6 +23,7 @@ TIERS: tuple[set[str], ...] = (
     {"demo"},
     {"report", "validate", "plan", "sweep", "compare"},
     {"optimize"},
+    {"closed_form"},
     {"costs"},
     {"simulate", "runtime"},
     {"policies"},
@@ -38,7 +39,7 @@ OWNERS: dict[str, tuple[str, ...]] = {
     "plotly": ("tidesim.report",),
     "pulp": ("solver",),
     "simpy": ("tidesim.simulate",),
-    "solver": ("solver", "tidesim.optimize", "tidesim.costs"),
+    "solver": ("solver", "tidesim.optimize", "tidesim.closed_form"),
     "torch": ("tidesim.runtime",),
     "typer": ("tidesim.cli", "tidesim.runtime.training"),
     "importlib": (),  # a module imported by its name would escape these rules
@@ -166,6 +167,14 @@ def graph() -> nx.MultiDiGraph:
 @pytest.mark.parametrize("rule", [upward, cycles, trespassing, needlessly_deferred])
 def test_the_sources_keep_the_rule(rule, graph: nx.MultiDiGraph) -> None:
     assert rule(graph) == []
+
+
+def test_the_tiers_are_those_of_the_documentation(graph: nx.MultiDiGraph) -> None:
+    rows = re.findall(r"^\| (`.+?) \|", (ROOT / "docs/architecture.md").read_text(), re.MULTILINE)
+    documented = [set(re.findall(r"`(\w+)", row)) for row in rows]
+    present = {_part(module) for module in graph if _inside(module, "tidesim")} - {""}
+
+    assert documented == [tier & present for tier in TIERS if tier & present]
 
 
 def test_the_graph_holds_the_whole_project(graph: nx.MultiDiGraph) -> None:

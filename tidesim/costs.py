@@ -1,14 +1,15 @@
 """Costs for the solver: what each choice of refresh steps takes, from training requests.
 
-A block with n denoise steps is timed for every pair of refresh steps at once. Residents chosen at
-step i are the `busiest` experts of that very pass, tide's rule, *and no others*: tide keeps a
-resident that it does not need until its slot is, which shows only where a refresh finds fewer
-active experts than slots. `CostTable.unfilled` is the share of refreshes that do; where it is 0 the
-costs of a schedule add up to the simulated seconds on the same requests, to rounding.
+A block with N denoise steps is timed for every pair of refresh steps at once. Residents chosen at
+step i are the experts with most tokens in that very pass, tide's rule. Where fewer experts are
+active than there are slots, tide keeps residents from before, which depend on every choice before;
+here the residents a run starts with stand in for them. `CostTable.unfilled` is the share of
+refreshes where that happens. Where it is 0 the costs of a schedule add up to the simulated seconds
+on the same requests, to rounding; elsewhere they are an estimate.
 
 What follows a block's last step (its commit pass, the next request's prefill, the first step of the
 next block with its promotions) is charged to the arc that is active when the block ends. What comes
-before the first block ends up on every arc that leaves step 0: each schedule takes exactly one.
+before the first block is charged to every arc that leaves step 0: each schedule takes exactly one.
 
 Dimension letters: L mixture layers, E experts, K budget options, T steps of the longest block,
 N steps of a block.
@@ -194,8 +195,25 @@ class LayerTimer:
     """
 
     def __init__(self, case: Case, budget: int) -> None:
-        self.engine, self.budget = case.setup.engine, budget
-        self.fast = FastPrices(Prices(case.latency, self.engine, case.spec))
+        self.budget, engine = budget, case.setup.engine
+        self.fast = FastPrices(Prices(case.latency, engine, case.spec))
+        setup = replace(case.setup, budget=budget, interval=1)
+        self.initial = make_policy("tide", setup=setup).initial(setup)  # [L, E]
+        experts = np.arange(setup.num_experts)
+        self._kept = np.where(self.initial, experts - 2 * len(experts), experts - 3 * len(experts))
+
+    def residents(self, counts: Counts) -> BoolArray:
+        """Mark the residents that a refresh chooses, [..., L, E].
+
+        They are the busiest experts, ties to the lower id, then initial residents without tokens:
+        those with the highest ids, as tide's evictions go in ascending order.
+        """
+        num_experts = counts.shape[-1]
+        rank = counts * num_experts - np.arange(num_experts)  # no two alike
+        rank = np.where(counts > 0, rank, self._kept)
+        at = num_experts - self.budget
+        least = np.partition(rank, at, axis=-1)[..., at, None]
+        return np.asarray(rank >= least)
 
     def time(
         self,
@@ -210,7 +228,7 @@ class LayerTimer:
         With `before` the residents of before are exchanged for them first.
         """
         gpu = counts * resident
-        copied, written = (0, 0) if before is None else self.moves(before, resident)
+        copied = 0 if before is None else moves(before, resident, counts)
         sizes = [[pass_.tokens] for pass_ in passes]
         shared = [
             [work.seconds for work in self.fast.prices.of_pass(pass_).shared] for pass_ in passes
@@ -221,15 +239,14 @@ class LayerTimer:
             tokens=np.array(sizes),
             shared_s=np.array(shared),
             copied=copied,
-            written=written,
+            written=copied,  # residents fill every slot
         )
         return self.fast.time(work).end
 
-    def moves(self, before: BoolArray, after: BoolArray) -> tuple[IntArray, IntArray]:
-        """Count promotions and evictions, [..., L], of exchanging residents."""
-        copied = np.count_nonzero(after & ~before, axis=-1)
-        slots = np.count_nonzero(before, axis=-1)
-        return copied, np.maximum(0, slots + copied - self.budget)
+
+def moves(before: BoolArray, after: BoolArray, counts: Counts) -> IntArray:
+    """Count promotions, [...], of a refresh that changes residents, [..., E]; as many leave."""
+    return np.asarray(np.count_nonzero(after & (counts > 0) & ~before, axis=-1))
 
 
 class _BudgetCosts:
@@ -247,17 +264,18 @@ class _BudgetCosts:
         setup = case.setup
         self.seconds = np.zeros((setup.layers, steps, steps + 1))
         self.unfilled = self.refreshes = 0
-        self._initial = _initial(case, budget)
         self._every_step = setup.engine.refresh_first_block
 
     def add(self, block: Block, following: Block | None) -> None:
         """Add one block and what comes until the first step of the next."""
         if not block.steps:
-            self._add_to_all(self._leave(self._initial[None], block, following)[0])
+            self._add_to_all(self._leave(self._layers.initial[None], block, following)[0])
             return
-        resident = busiest(block.counts, self._layers.budget)
-        self.unfilled += int((resident.sum(axis=-1) < self._layers.budget).sum())
-        self.refreshes += resident[..., 0].size
+        counts = block.counts
+        resident = self._layers.residents(counts)
+        active = np.count_nonzero(counts, axis=-1)
+        self.unfilled += int((active < self._layers.budget).sum())
+        self.refreshes += active.size
         if self._every_step and block.steps[0].generated_block == 0:
             self._add_refreshed_always(block, following, resident)
         else:
@@ -299,7 +317,7 @@ class _BudgetCosts:
             seconds += self._layers.time([pass_], pass_.counts[None], resident=resident)
         if following is not None:
             pass_ = following.steps[0]
-            target = busiest(pass_.counts[None], self._layers.budget)
+            target = self._layers.residents(pass_.counts[None])
             seconds += self._layers.time(
                 [pass_], pass_.counts[None], resident=target, before=resident
             )
@@ -320,27 +338,3 @@ class _BudgetCosts:
     def _add_to_all(self, seconds: FloatArray) -> None:
         """Charge seconds, [L], to every schedule alike."""
         self.seconds[:, 0, 1:] += seconds[:, None]
-
-
-def busiest(counts: Counts, budget: int) -> BoolArray:
-    """Mark the `budget` experts with most tokens, none without; ties go to the lower id.
-
-    As `policies.tide.busiest`, for many layers at once.
-
-    Parameters
-    ----------
-    counts : [..., E] int64
-    budget : int
-        At least 1.
-    """
-    num_experts = counts.shape[-1]
-    rank = counts * num_experts - np.arange(num_experts)  # no two alike
-    at = num_experts - budget
-    least = np.partition(rank, at, axis=-1)[..., at, None]
-    return np.asarray((rank >= least) & (counts > 0))
-
-
-def _initial(case: Case, budget: int) -> BoolArray:
-    """Return tide's residents before the first pass at a budget, [L, E]."""
-    setup = replace(case.setup, budget=budget, interval=1)
-    return make_policy("tide", setup=setup).initial(setup)

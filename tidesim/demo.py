@@ -9,7 +9,7 @@ from tidesim.compare import Comparison, compare
 from tidesim.errors import OutputError
 from tidesim.hardware import HardwareProfile, load_profile
 from tidesim.model_spec import load_model_spec
-from tidesim.optimize import Optimised, optimize
+from tidesim.optimize import Optimised
 from tidesim.records import Record
 from tidesim.report.html import Section, Table, write_report
 from tidesim.report.run_figures import interval_figure, policies_figure, timeline_figure
@@ -42,27 +42,17 @@ class Demo:
     trace: Path
     schedule: Path
     report: Path
-    solved: Optimised
     comparison: Comparison
 
     def to_json(self) -> dict[str, Any]:
         """Return paths, the chosen interval and tokens per second by policy."""
-        rows = self.comparison.to_json()["rows"]
         return {
             "trace": str(self.trace),
             "schedule": str(self.schedule),
             "report": str(self.report),
-            "interval": self.solved.solution.interval,
-            "tokens_per_s": {row_name(row): row["tokens_per_s"] for row in rows},
+            "interval": self.comparison.chosen.interval,
+            "tokens_per_s": {row.name: row.tokens_per_s for row in self.comparison.rows},
         }
-
-
-def row_name(row: dict[str, Any]) -> str:
-    """Name a row of a comparison: its policy, and the interval where the policy has one."""
-    name = str(row["policy"])
-    if row["interval"] and name != "mixtral-offload":
-        name += f" τ={row['interval']}"
-    return name
 
 
 def demo_prompts() -> list[Prompt]:
@@ -100,23 +90,20 @@ def run_demo(folder: Path, *, stage: Stage, watch: Watch, prompts: list[Prompt])
     except OSError as error:
         raise OutputError(f"{folder}: cannot be created ({error.strerror})") from None
     path = folder / "trace.parquet"
-    stage(f"1/4 capture: {CHECKPOINT} writes {len(prompts)} texts")
+    stage(f"1/3 capture: {CHECKPOINT} writes {len(prompts)} texts")
     _capture(path, load_tokenizer(CHECKPOINT), prompts, watch)
     trace, profile, sizes = load_trace(path), load_profile(HARDWARE), load_model_spec(SIZES)
     budget = trace.meta.model.num_experts // 4
-    stage(f"2/4 solve: when to refresh {budget} experts per layer on {HARDWARE}")
-    solved = optimize(trace, profile, budget=budget, sizes=sizes)
-    save_schedule(solved.schedule, folder / "schedule.json")
-    stage("3/4 simulate: every policy and every fixed interval")
-    comparison = compare(trace, profile, budget=budget, sizes=sizes, solved=solved)
-    stage("4/4 report")
+    stage(f"2/3 solve for {budget} experts per layer on {HARDWARE}, compare with every policy")
+    comparison = compare(trace, profile, budget=budget, sizes=sizes)
+    save_schedule(comparison.solved.schedule, folder / "schedule.json")
+    stage("3/3 report")
     report = folder / "report.html"
-    _write_report(report, trace, profile, solved, comparison)
+    _write_report(report, trace, profile, comparison)
     return Demo(
         trace=path,
         schedule=folder / "schedule.json",
         report=report,
-        solved=solved,
         comparison=comparison,
     )
 
@@ -156,24 +143,17 @@ def timeline_records(
 
 
 def _write_report(
-    path: Path,
-    trace: Trace,
-    profile: HardwareProfile,
-    solved: Optimised,
-    comparison: Comparison,
+    path: Path, trace: Trace, profile: HardwareProfile, comparison: Comparison
 ) -> None:
-    answer = comparison.to_json()
-    rows = sorted(answer["rows"], key=lambda row: -row["tokens_per_s"])
-    bounds = [row_name(row) for row in rows if row["is_bound"]]
-    interval = solved.solution.interval or 1
+    rows = sorted(comparison.rows, key=lambda row: -row.tokens_per_s)
+    solved, chosen = comparison.solved, comparison.chosen
     simulated = {
-        row["interval"]: row["seconds_per_block"]
-        for row in answer["rows"]
-        if row["policy"] == "tide"
+        row.interval: row.seconds_per_block
+        for row in comparison.rows
+        if row.policy == "tide" and row.interval
     }
     stats = [trace_stats(trace, window=window) for window in Window]
     budget = trace.meta.model.num_experts // 4
-    names = [row_name(row) for row in rows]
     sections = [
         Section(
             "How stable routing is",
@@ -183,12 +163,16 @@ def _write_report(
         ),
         Section(
             "Time by refresh interval",
-            interval_figure(solved.solution.cost_by_interval_s, simulated, chosen=interval),
+            interval_figure(solved.cost_by_interval_s, simulated, chosen=chosen.interval or 1),
             "The solver weighs copies against experts computed on the CPU.",
         ),
         Section(
             "Policies compared",
-            policies_figure({row_name(row): row["tokens_per_s"] for row in rows}, bounds=bounds),
+            policies_figure(
+                {row.name: row.tokens_per_s for row in rows},
+                bounds=[row.name for row in rows if row.is_bound],
+                chosen=chosen.name,
+            ),
             f"Held-out request, {budget} of {trace.meta.model.num_experts} experts per layer on "
             "the GPU. Hatched bars are limits, not runtimes.",
             table=Table(
@@ -197,12 +181,12 @@ def _write_report(
                 ],
                 rows=[
                     [
-                        row_name(row), row["tokens_per_s"], 1e3 * row["seconds_per_block"],
-                        100 * row["hit_rate"], row["promotions"], row["bottleneck"],
+                        row.name, row.tokens_per_s, 1e3 * row.seconds_per_block,
+                        100 * row.hit_rate, row.promotions, row.bottleneck,
                     ]
                     for row in rows
                 ],
-                chosen=names.index(next(n for n in names if n.startswith("schedule"))),
+                chosen=rows.index(chosen),
             ),
         ),
         Section(
@@ -212,17 +196,16 @@ def _write_report(
             "Hover for the operation.",
         ),
     ]  # fmt: skip
-    chosen = next(row for row in answer["rows"] if row["policy"] == "schedule")
     write_report(
         path,
         title="tidesim: from a model run to a solved schedule",
-        lead=f"Refresh the experts every {interval} steps: {chosen['tokens_per_s']:.1f} tokens/s "
-        f"simulated on {profile.name}, bound by {chosen['bottleneck']}.",
+        lead=f"Refresh the experts every {chosen.interval} steps: {chosen.tokens_per_s:.1f} tokens/s "
+        f"simulated on {profile.name}, bound by {chosen.bottleneck}.",
         sections=sections,
         footer=[
             ("routing", f"captured from {CHECKPOINT} in this run, trace sha256 {trace.sha256}"),
             ("checkpoint sha256", trace.meta.checkpoint_sha256),
-            ("sizes", f"{solved.heldout.sizes if solved.heldout else SIZES} (a what-if)"),
+            ("sizes", f"{solved.training.sizes} (a what-if)"),
             ("machine", f"{profile.name}, published and estimated rates, sha256 {profile.sha256}"),
             ("times", "simulated, not measured"),
         ],

@@ -1,30 +1,29 @@
 """Optimise: costs from training requests, a proved choice, and what it gives on other requests."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from enum import StrEnum
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 import tidesim
 from solver import (
-    ClosedFormTerms,
+    Backend,
     Formulation,
     Problem,
     Solution,
     SolverError,
     Status,
-    refresh_steps,
     solve,
 )
-from tidesim.costs import Block, CostTable, LayerTimer, TrainingBlocks, arc_costs, busiest
+from tidesim.closed_form import closed_form_terms
+from tidesim.costs import CostTable, arc_costs
 from tidesim.engines import Engine
 from tidesim.errors import CapacityError, SettingError
 from tidesim.hardware import HardwareProfile, describe
 from tidesim.model_spec import ModelSpec
-from tidesim.placement import FloatArray
 from tidesim.schedule import (
-    FORMAT,
     VERSION,
     LayerSchedule,
     Prediction,
@@ -99,7 +98,7 @@ class Optimised:
             "heldout_tokens_per_s": heldout.tokens_per_s if heldout else None,
             "simulated_s_per_block": self.training.seconds_per_block,
             "difference": self.difference,
-            "unfilled": float(self.costs.unfilled[self._option]),
+            "unfilled": self.unfilled,
             "variables": solution.variables,
             "constraints": solution.constraints,
             "sizes": self.training.sizes,
@@ -109,8 +108,10 @@ class Optimised:
         }
 
     @property
-    def _option(self) -> int:
-        return self.costs.budgets.tolist().index(self.solution.budget[0])
+    def unfilled(self) -> float:
+        """Share of refreshes at the chosen budget that find fewer active experts than slots."""
+        option = np.flatnonzero(self.costs.budgets == self.solution.budget[0])[0]
+        return float(self.costs.unfilled[option])
 
 
 def optimize(
@@ -159,45 +160,28 @@ def optimize(
     FormatError
         The profile or the trace lacks what the run needs.
     """
-    _check_formulation(formulation)
+    _check_option("formulation", formulation, Formulation)
+    _check_option("backend", backend, Backend)
     whole = in_memory(trace)
     training, heldout = splits(whole)
-    case = prepare(
+    make_case = partial(
+        prepare,
         whole,
         profile,
         policy="tide",
-        interval=1,
-        budget=budget,
-        memory_bytes=memory_bytes,
         engine=engine,
         sizes=sizes,
         popularity_from=training,
     )
+    case = make_case(interval=1, budget=budget, memory_bytes=memory_bytes)
     learning = replace(case, trace=training)
-    options = _budget_options(case, memory_bytes, formulation)
-    costs = arc_costs(learning, options)
+    costs = arc_costs(learning, _budget_options(case, memory_bytes, formulation))
     problem = _problem(costs, learning, memory_bytes, formulation=formulation)
     solution = _solve(problem, formulation, backend, time_limit_s=time_limit_s, gap=gap)
-    final = prepare(
-        whole,
-        profile,
-        policy="tide",
-        interval=solution.interval,
-        budget=solution.budget[0],
-        engine=engine,
-        sizes=sizes,
-        popularity_from=training,
-    )
-    trained = run_fast(replace(final, trace=training))
-    other = None if heldout is None else run_fast(replace(final, trace=heldout))
-    results = Predictions(
-        train=_prediction(trained, training),
-        heldout=None if heldout is None or other is None else _prediction(other, heldout),
-    )
-    schedule = _schedule(final, solution, profile, results, steps=costs.steps, name=trace_name)
-    return Optimised(
-        schedule=schedule, solution=solution, costs=costs, training=trained, heldout=other
-    )
+    final = make_case(interval=solution.interval, budget=solution.budget[0])
+    origin = Source(name=trace_name, sha256=whole.sha256, provenance=whole.meta.provenance)
+    machine = _machine(profile)
+    return _hand_over(final, solution, costs, parts=(training, heldout), sources=(origin, machine))
 
 
 def in_memory(trace: Trace) -> Trace:
@@ -213,90 +197,9 @@ def splits(trace: Trace) -> tuple[Trace, Trace | None]:
     return trace.split("train"), trace.split("heldout") if "heldout" in marked else None
 
 
-def closed_form_terms(case: Case, budget: int) -> ClosedFormTerms:
-    """Fit the terms of the paper's closed form to the requests of a case.
-
-    - drift d: mean share of the B busiest experts that were not among them one step before.
-    - miss share f(τ): share of token-expert pairs that residents of interval τ miss, over all
-      denoise steps of all blocks, made non-decreasing by a running maximum.
-    - C_IO: seconds of one expert's copy to the GPU, alone on the link.
-    - C_CPU: the slope through the origin that fits C_CPU · B · f(τ) best, by least squares over
-      τ = 1..T, to the CPU's mean seconds per step and layer (transfers included, nothing hidden).
-
-    Raises
-    ------
-    SettingError, FormatError
-        As `arc_costs`.
-
-    Notes
-    -----
-    Source of the equations: TIDE, arXiv 2605.20179, equations 5 and 6. How the authors fit their
-    terms is not published; this is ours.
-    """
-    blocks = TrainingBlocks.of(case)
-    profile = _PaperProfile(case, budget, blocks.steps)
-    for block in blocks:
-        if block.steps:
-            profile.add(block)
-    share, cpu_s = profile.by_interval(blocks.steps)
-    load = budget * share
-    return ClosedFormTerms(
-        promotion_s=profile.fast.promotion_s,
-        miss_s=float(load @ cpu_s / (load @ load)) if load.any() else 0.0,
-        budget=budget,
-        drift=profile.drift,
-        miss_share=share,
-    )
-
-
-class _PaperProfile:
-    """Sums over blocks that the closed form's terms follow from, at one budget."""
-
-    def __init__(self, case: Case, budget: int, steps: int) -> None:
-        self._budget = budget
-        self.fast = LayerTimer(case, budget).fast
-        self._promoted = self._possible = self._layer_passes = 0
-        self._missed, self._cpu_s = np.zeros((2, steps, steps))  # [last refresh, step]
-        self._pairs = 0
-
-    @property
-    def drift(self) -> float:
-        """d, kept below 1."""
-        return min(self._promoted / max(self._possible, 1), 1 - 1e-12)
-
-    def add(self, block: Block) -> None:
-        """Add the steps of one block."""
-        counts, resident = block.counts, busiest(block.counts, self._budget)
-        self._promoted += int((resident[1:] & ~resident[:-1]).sum())
-        self._possible += resident[1:, :, 0].size * self._budget
-        first, later = np.triu_indices(len(block.steps))
-        missed = counts[later] * ~resident[first]
-        work = self.fast.work(
-            np.zeros_like(missed),
-            missed,
-            tokens=np.array([[block.steps[step].tokens] for step in later]),
-            shared_s=np.zeros(1),
-        )
-        self._missed[first, later] += missed.sum(axis=(1, 2))
-        self._cpu_s[first, later] += (work.hidden + work.cpu + work.result).sum(axis=1)
-        self._pairs += int(counts.sum())
-        self._layer_passes += counts.shape[0] * counts.shape[1]
-
-    def by_interval(self, steps: int) -> tuple[FloatArray, FloatArray]:
-        """Return f, and CPU seconds per step and layer, of τ = 1..T; [T] each."""
-        step = np.arange(steps)
-        refreshed = [step - step % interval for interval in range(1, steps + 1)]
-        missed = np.array([self._missed[last, step].sum() for last in refreshed])
-        cpu_s = np.array([self._cpu_s[last, step].sum() for last in refreshed])
-        share: FloatArray = np.maximum.accumulate(missed / self._pairs)
-        return share, cpu_s / self._layer_passes
-
-
-def _check_formulation(formulation: str) -> None:
-    if formulation not in set(Formulation):
-        raise SettingError(
-            f"formulation {formulation!r} is not known; use one of: {', '.join(Formulation)}"
-        )
+def _check_option(name: str, value: str, known: type[StrEnum]) -> None:
+    if value not in set(known):
+        raise SettingError(f"{name} {value!r} is not known; use one of: {', '.join(known)}")
 
 
 def _budget_options(case: Case, memory_bytes: int | None, formulation: str) -> list[int]:
@@ -331,7 +234,7 @@ def _solve(
         solution = solve(
             problem,
             formulation=Formulation(formulation),
-            backend=backend,
+            backend=Backend(backend),
             time_limit_s=time_limit_s,
             gap=gap,
         )
@@ -342,6 +245,35 @@ def _solve(
     return solution
 
 
+def _hand_over(
+    case: Case,
+    solution: Solution,
+    costs: CostTable,
+    *,
+    parts: tuple[Trace, Trace | None],
+    sources: tuple[Source, Source],
+) -> Optimised:
+    """Simulate a solution on training and held-out requests, and write its schedule."""
+    training, heldout = parts
+    learnt = run_fast(replace(case, trace=training))
+    tested = None if heldout is None else run_fast(replace(case, trace=heldout))
+    predictions = Predictions(
+        train=_prediction(learnt, training),
+        heldout=_prediction(tested, heldout) if tested and heldout else None,
+    )
+    schedule = _schedule(
+        case, solution, steps=costs.steps, sources=sources, predictions=predictions
+    )
+    return Optimised(
+        schedule=schedule, solution=solution, costs=costs, training=learnt, heldout=tested
+    )
+
+
+def _machine(profile: HardwareProfile) -> Source:
+    kinds = sorted({row.kind for row in describe(profile)})
+    return Source(name=profile.name, sha256=profile.sha256, provenance=", ".join(kinds))
+
+
 def _prediction(result: SimulationResult, requests: Trace) -> Prediction:
     return Prediction(
         requests=len(requests.meta.requests),
@@ -349,4 +281,57 @@ def _prediction(result: SimulationResult, requests: Trace) -> Prediction:
         seconds_per_block=result.seconds_per_block,
         step_ms=StepMs(**result.step_ms),
         bottleneck=result.bottleneck,
+    )
+
+
+def _schedule(
+    case: Case,
+    solution: Solution,
+    *,
+    steps: int,
+    sources: tuple[Source, Source],
+    predictions: Predictions,
+) -> Schedule:
+    model = case.trace.meta.model
+    return Schedule(
+        format="tidesim-schedule",
+        version=VERSION,
+        tool_version=tidesim.__version__,
+        model=Routing(**{key: getattr(model, key) for key in Routing.model_fields}),
+        sizes=sizes_source(case.spec),
+        trace=sources[0],
+        profile=sources[1],
+        engine=case.setup.engine.name,
+        policy="tide",
+        settings={"interval": solution.interval},
+        promotion="blocking",
+        steps=steps,
+        interval=solution.interval,
+        layers=_layers(solution),
+        memory_bytes=case.memory.total_bytes,
+        predictions=predictions,
+        solver=_report(solution),
+    )
+
+
+def _layers(solution: Solution) -> tuple[LayerSchedule, ...]:
+    return tuple(
+        LayerSchedule(budget=budget, refresh_steps=refreshed)
+        for budget, refreshed in zip(solution.budget, solution.refresh_steps, strict=True)
+    )
+
+
+def _report(solution: Solution) -> SolverReport:
+    objective_s, bound_s, gap = solution.objective_s, solution.bound_s, solution.gap
+    assert objective_s is not None
+    assert bound_s is not None
+    assert gap is not None  # none is None where an answer exists
+    return SolverReport(
+        formulation=str(solution.formulation),
+        backend=str(solution.backend),
+        status=str(solution.status),
+        objective_s=objective_s,
+        bound_s=bound_s,
+        gap=gap,
+        seconds=solution.seconds,
     )

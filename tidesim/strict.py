@@ -80,12 +80,14 @@ def sentence(
     """
     first = min(error.errors(include_url=False), key=_urgency)
     path = tuple(part for part in map(str, first["loc"]) if part != "[key]")
-    key = ".".join(part if part.isprintable() else repr(part) for part in path) or "the file"
+    key = ".".join(part if part.isprintable() else repr(part) for part in path)
     value = short(first.get("input"))
     if first["type"] == "extra_forbidden":
         return f"{key} = {value} is no key of {form}; {hint(path[-1], fields_at(model, path[:-1]))}"
     if first["type"] == "missing":
         return f"{key} is missing but needed; add it"
+    if not path:  # the caller has just named the file
+        return f"{_rule(first, _RULES | dict(words))}; {repair(first, path)}"
     if path == ("version",):
         return f"version is {value} but must be {form.rpartition(' ')[2]}; {repair(first, path)}"
     return f"{key} is {value} but {_rule(first, _RULES | dict(words))}; {repair(first, path)}"
@@ -155,4 +157,5 @@ def _rule(error: ErrorDetails, rules: Mapping[str, str]) -> str:
         return rules.get(context["pattern"], error["msg"])
     if error["type"] == "value_error":
         return str(context["error"])
-    return rules.get(error["type"], error["msg"]).format(**context)
+    rule = rules.get(error["type"])
+    return rule.format(**context) if rule else error["msg"]

@@ -91,4 +91,4 @@ def demo(
     print_comparison(
         f"{job.SIZES} sizes, routing of {job.CHECKPOINT}, on {job.HARDWARE}", result.comparison
     )
-    typer.echo(f"refresh every {result.solved.solution.interval} steps; report: {result.report}")
+    typer.echo(f"refresh every {result.comparison.chosen.interval} steps; report: {result.report}")

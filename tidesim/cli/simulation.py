@@ -171,29 +171,22 @@ def compare(
 
 def print_comparison(title: str, comparison: Comparison) -> None:
     """Print every row of a comparison, fastest first."""
-    answer = comparison.to_json()
-    rows = sorted(answer["rows"], key=lambda row: -row["tokens_per_s"])
+    rows = sorted(comparison.rows, key=lambda row: -row.tokens_per_s)
     print_table(
         title,
-        ["policy", "tokens/s", "hit rate", "promotions", "copy s", "CPU s", "bound by"],
+        ["policy", "tokens/s", "hit rate", "promoted", "copy s", "CPU s", "bound"],
         [
             [
-                _row_name(row),
-                number(row["tokens_per_s"], 2),
-                share(row["hit_rate"]),
-                f"{row['promotions']:,}",
-                number(row["exposed_copy_s"], 2),
-                number(row["exposed_cpu_s"], 2),
-                row["bottleneck"],
+                f"{row.name}{' ← solved' * row.is_chosen}{' (bound)' * row.is_bound}",
+                number(row.tokens_per_s, 2),
+                share(row.hit_rate),
+                f"{row.promotions:,}",
+                number(row.exposed_copy_s, 2),
+                number(row.exposed_cpu_s, 2),
+                row.bottleneck,
             ]
             for row in rows
         ],
         caption="copy s, CPU s: seconds of copies and CPU experts that nothing hides",
     )
 
-
-def _row_name(row: dict[str, Any]) -> str:
-    name = str(row["policy"])
-    if row.get("interval") and name != "mixtral-offload":
-        name += f" τ={row['interval']}"
-    return f"{name} (bound)" if row.get("is_bound") else name

@@ -41,14 +41,18 @@ def interval_figure(
     return figure
 
 
-def policies_figure(tokens_per_s: Mapping[str, float], *, bounds: Sequence[str] = ()) -> go.Figure:
-    """Draw one bar per policy; bounds are hatched.
+def policies_figure(
+    tokens_per_s: Mapping[str, float], *, bounds: Sequence[str] = (), chosen: str = ""
+) -> go.Figure:
+    """Draw one bar per policy; bounds are hatched, the chosen schedule has its own colour.
 
     Parameters
     ----------
     tokens_per_s : mapping of str to float
     bounds : sequence of str
         Names that are limits, not runtimes.
+    chosen : str
+        The solver's choice.
     """
     figure = new_figure("Throughput by policy", x="tokens per second (simulated)", y="")
     names = list(tokens_per_s)[::-1]
@@ -57,7 +61,9 @@ def policies_figure(tokens_per_s: Mapping[str, float], *, bounds: Sequence[str] 
         x=[tokens_per_s[name] for name in names],
         orientation="h",
         marker={
-            "color": [color_of(name.split(" ")[0]) for name in names],
+            "color": [
+                color_of("schedule" if name == chosen else name.split(" ")[0]) for name in names
+            ],
             "pattern": {"shape": ["/" if name in bounds else "" for name in names]},
         },
         text=[f"{tokens_per_s[name]:.3g}" for name in names],

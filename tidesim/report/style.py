@@ -7,7 +7,7 @@ import plotly.graph_objects as go
 # Every colour has a contrast of at least 3:1 on white and on black, and within resources and within
 # policies any two stay apart (CIE76 distance of 16 or more) under simulated colour-blindness
 # (Machado et al. 2009, severity 1); tests/test_trace_figures.py computes both.
-RESOURCES = {"gpu": "#3B7DD8", "cpu": "#D5661A", "h2d": "#1E9E77", "d2h": "#C269B0"}
+RESOURCES = {"gpu": "#3B7DD8", "cpu": "#D5661A", "h2d": "#1E9E77", "d2h": "#C269B0", "host": "#857A1E"}
 POLICIES = {
     "schedule": "#A7178F",
     "tide": "#592EEF",
@@ -18,7 +18,7 @@ POLICIES = {
     "all-cpu": "#A9380D",
 }
 PALETTE = RESOURCES | POLICIES
-SERIES = (*RESOURCES.values(), "#808080")
+SERIES = tuple(RESOURCES.values())
 DASHES = ("solid", "dash", "dot", "dashdot", "longdash")
 MARKERS = ("circle", "square", "diamond", "triangle-up", "x")
 
@@ -51,8 +51,10 @@ def new_figure(title: str, *, x: str, y: str) -> go.Figure:
             "plot_bgcolor": "rgba(0,0,0,0)",
             "hovermode": "x unified",
             "hoverlabel": {"bgcolor": "#333333", "font": {"color": "#FFFFFF"}},
+            "legend": {"orientation": "h", "y": -0.22, "yanchor": "top"},
+            "modebar": {"bgcolor": "rgba(0,0,0,0)", "color": _INK, "orientation": "v"},
             "template": "none",
-            "margin": {"l": 64, "r": 24, "t": 56, "b": 56},
+            "margin": {"l": 64, "r": 24, "t": 56, "b": 72},
         }
     )
 

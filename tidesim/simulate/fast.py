@@ -9,7 +9,7 @@ Letters: P passes, L mixture layers, E experts. Prices come from `prices.Prices`
 """
 
 from collections.abc import Callable, Iterable, Iterator
-from functools import cached_property
+from functools import cache, cached_property
 from itertools import islice
 from typing import NamedTuple
 
@@ -18,14 +18,13 @@ import numpy.typing as npt
 
 from tidesim.errors import SettingError
 from tidesim.latency import Direction
-from tidesim.placement import Decision, FloatArray, PassPlacement, replay
+from tidesim.placement import Decision, FloatArray, PassPlacement
 from tidesim.records import Resource
 from tidesim.simulate.case import Case
 from tidesim.simulate.operations import Operation, Timing, Wait
 from tidesim.simulate.prices import Prices
 from tidesim.simulate.result import SimulationResult
-from tidesim.simulate.run import _result
-from tidesim.simulate.tally import Tally, TokenCount
+from tidesim.simulate.run import run
 from tidesim.trace.passes import WindowedPass
 
 Tokens = npt.NDArray[np.integer]
@@ -71,12 +70,12 @@ class FastPrices:
         one = Decision(promote=(0,), evict=(0,))
         self.promotion_s = prices.promotions(one, 0).seconds
         self.write_back_s = prices.write_backs(one, 0).seconds
-        self._gpu_expert_s = _Memo(prices.gpu_expert_s)
-        self._cpu_expert_s = _Memo(prices.cpu_expert_s)
-        self._down_s = _Memo(lambda rows: prices.hidden_s(rows, Direction.D2H))
-        self._up_s = _Memo(lambda rows: prices.hidden_s(rows, Direction.H2D))
-        self._gpu_call_s = _PairMemo(prices.latency.gpu_call_s)
-        self._cpu_call_s = _PairMemo(self._alike_s)
+        self._gpu_expert_s = _by_tokens(prices.gpu_expert_s)
+        self._cpu_expert_s = _by_tokens(prices.cpu_expert_s)
+        self._down_s = _by_tokens(lambda rows: prices.hidden_s(rows, Direction.D2H))
+        self._up_s = _by_tokens(lambda rows: prices.hidden_s(rows, Direction.H2D))
+        self._gpu_call_s = cache(prices.latency.gpu_call_s)
+        self._cpu_call_s = _Memo(self._alike_s)
 
     @cached_property
     def _rates(self) -> tuple[float, ...]:
@@ -125,7 +124,10 @@ class FastPrices:
         if self.engine.looped:
             return np.asarray(self._gpu_expert_s(tokens).sum(axis=-1))
         experts, pairs = np.count_nonzero(tokens, axis=-1), tokens.sum(axis=-1)
-        return self._gpu_call_s(experts, pairs)
+        base = int(pairs.max(initial=0)) + 1
+        codes, where = np.unique(experts * base + pairs, return_inverse=True)
+        calls = [self._gpu_call_s(*divmod(code, base)) for code in codes.tolist()]
+        return np.array(calls, dtype=np.float64)[where.reshape(experts.shape)]
 
     def _cpu_side(self, cpu_tokens: Tokens, tokens: Tokens) -> tuple[FloatArray, ...]:
         pairs = cpu_tokens.sum(axis=-1)
@@ -223,13 +225,7 @@ def run_fast(case: Case) -> SimulationResult:
     SettingError
         The trace holds no denoise pass.
     """
-    engine, setup = case.setup.engine, case.setup
-    written, tally = TokenCount(case.trace), Tally(engine=engine, spec=case.spec)
-    placements = tally.watch(replay(written.watch(engine), case.policy(setup), setup))
-    timing = time_passes(placements, Prices(case.latency, engine, case.spec))
-    if not tally.steps:
-        raise SettingError("the trace holds no denoise pass, so there is nothing to simulate")
-    return _result(case, tally, written, timing)
+    return run(case, method=time_passes)
 
 
 def fixed_s(pass_: WindowedPass, prices: Prices) -> tuple[float, float, float]:
@@ -256,14 +252,7 @@ class _Sums(NamedTuple):
 
 
 def _time_chunk(chunk: list[PassPlacement], fast: FastPrices) -> _Sums:
-    work = fast.work(
-        np.stack([placement.gpu_tokens for placement in chunk]),
-        np.stack([placement.cpu_tokens for placement in chunk]),
-        tokens=np.array([[placement.pass_.tokens] for placement in chunk]),
-        shared_s=np.array([_shared_s(placement, fast.prices) for placement in chunk]),
-        copied=np.array([list(_copied(placement)) for placement in chunk]),
-        written=np.array([[len(d.evict) for d in placement.decisions] for placement in chunk]),
-    )
+    work = _work_of(chunk, fast)
     timed = fast.time(work)
     fixed = np.array([fixed_s(placement.pass_, fast.prices) for placement in chunk])
     gpu_s, ids_s, host_s = fixed.sum(axis=0).tolist()
@@ -283,6 +272,17 @@ def _time_chunk(chunk: list[PassPlacement], fast: FastPrices) -> _Sums:
             Wait.CPU: float(timed.waited_cpu.sum()),
             Wait.HOST: ids_s + host_s,
         },
+    )
+
+
+def _work_of(chunk: list[PassPlacement], fast: FastPrices) -> Work:
+    return fast.work(
+        np.stack([placement.gpu_tokens for placement in chunk]),
+        np.stack([placement.cpu_tokens for placement in chunk]),
+        tokens=np.array([[placement.pass_.tokens] for placement in chunk]),
+        shared_s=np.array([_shared_s(placement, fast.prices) for placement in chunk]),
+        copied=np.array([list(_copied(placement)) for placement in chunk]),
+        written=np.array([[len(d.evict) for d in placement.decisions] for placement in chunk]),
     )
 
 
@@ -306,26 +306,14 @@ def _beside(
     return both, np.maximum(0.0, a - both * a_rate), np.maximum(0.0, b - both * b_rate)
 
 
+def _by_tokens(price: Callable[[int], float]) -> Callable[[Tokens], FloatArray]:
+    """Return a price by one whole number, for arrays."""
+    memo, one = _Memo(lambda _, number: price(number)), np.array(1)
+    return lambda numbers: memo(one, numbers)
+
+
 class _Memo:
-    """A price by a whole number, for arrays; nothing costs nothing, others are priced once each."""
-
-    def __init__(self, price: Callable[[int], float]) -> None:
-        self._price = price
-        self._known = np.zeros(1)
-
-    def __call__(self, numbers: Tokens) -> FloatArray:
-        if (missing := int(numbers.max(initial=0)) + 1 - len(self._known)) > 0:
-            self._known = np.append(self._known, np.full(missing, np.nan))
-        found = self._known[numbers]
-        if np.isnan(found).any():
-            for number in np.unique(numbers[np.isnan(found)]).tolist():
-                self._known[number] = self._price(number)
-            found = self._known[numbers]
-        return np.asarray(found)
-
-
-class _PairMemo:
-    """The same by two whole numbers; a row of prices for each first number met."""
+    """A price by two whole numbers, for arrays; nothing costs nothing, others are priced once."""
 
     def __init__(self, price: Callable[[int, int], float]) -> None:
         self._price = price

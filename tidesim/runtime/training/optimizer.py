@@ -18,7 +18,8 @@ def orthogonalise(gradient: Tensor, *, iterations: int = 5) -> Tensor:
     for _ in range(iterations):
         gram = x @ x.mT
         x = _A * x + (_B * gram + _C * gram @ gram) @ x
-    return x.mT if tall else x
+    orthogonal: Tensor = x.mT if tall else x
+    return orthogonal
 
 
 class Muon(torch.optim.Optimizer):
@@ -88,7 +89,7 @@ def balance(model: Transformer, loads: list[Tensor], *, rate: float) -> None:
     """Move the expert bias of every layer against its load (arXiv 2408.15664)."""
     for mixture, load in zip(model.mixtures(), loads, strict=True):
         load32 = load.float()
-        mixture.gate.expert_bias += rate * torch.sign(load32.mean() - load32)
+        mixture.gate.expert_bias.add_(torch.sign(load32.mean() - load32), alpha=rate)
 
 
 @torch.no_grad()

@@ -1,0 +1,317 @@
+"""The command line as its users meet it: the documented commands, their JSON, and wrong input."""
+
+import json
+import os
+import sys
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from tidesim import cli
+from tidesim.resources import data_dir, find
+
+GOLDEN = Path(__file__).parent / "golden" / "llada2-a"
+TRACE, MACHINE = "tide-tiny-mixed", "a100-40gb-pcie4-xeon48"
+
+
+@pytest.fixture
+def tidesim(monkeypatch, capsys):
+    """Run a command line in this process; return (status, stdout, stderr)."""
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["tidesim", *map(str, arguments)])
+        with pytest.raises(SystemExit) as stopped:
+            cli.main()
+        captured = capsys.readouterr()
+        return stopped.value.code or 0, captured.out, captured.err
+
+    return run
+
+
+@pytest.fixture
+def ok(tidesim):
+    """Run a command with --json that must work; return its answer."""
+
+    def run(*arguments):
+        status, out, err = tidesim(*arguments, "--json")
+        assert status == 0, err
+        return json.loads(out)
+
+    return run
+
+
+@pytest.fixture
+def refused(tidesim):
+    """Run a command that must be refused in one sentence; return the sentence."""
+
+    def run(*arguments):
+        status, out, err = tidesim(*arguments)
+        assert status == 2
+        assert out == ""
+        assert "Traceback" not in err
+        assert err.startswith("tidesim: ")
+        assert len(err.strip().splitlines()) == 1
+        return err
+
+    return run
+
+
+def test_version_and_help_work(tidesim):
+    assert tidesim("--version")[1].startswith("tidesim 0.")
+    for command in ("demo", "generate", "capture", "simulate", "solve", "compare"):
+        status, out, _ = tidesim(command, "--help")
+        assert (status, "--json" in out) == (0, True)
+
+
+def test_generate_gives_the_published_tokens_in_both_windows(ok, tmp_path):
+    from safetensors import safe_open  # noqa: PLC0415
+
+    with safe_open(GOLDEN / "golden.safetensors", framework="np") as file:
+        prompt, expected = (file.get_tensor(f"generate.{n}").tolist() for n in ("prompt", "output"))
+    ids = tmp_path / "F.json"
+    ids.write_text(json.dumps({"ids": prompt}))
+    shared = ("--gen-length", 96, "--threshold", 0.06, "--dtype", "float32")
+    tokens = ("--mask-id", 500, "--eos-id", 501, "--steps", 32, "--block-length", 32)
+
+    for window in ("block", "full"):
+        answer = ok(
+            "generate", "--checkpoint", GOLDEN, "--prompt-ids", ids, *shared, *tokens,
+            "--window", window,
+        )  # fmt: skip
+
+        assert answer["tokens"] == expected
+        assert answer["steps"] == 87
+        assert answer["seconds"] > 0
+
+
+def test_generate_writes_text_and_chat_wraps_the_prompt(ok):
+    plain = ok("generate", "--prompt", "def main(", "--gen-length", 23)
+    chat = ok("generate", "--prompt", "def main(", "--gen-length", 23, "--chat")
+
+    assert isinstance(plain["text"], str)
+    assert plain["tokens"] != chat["tokens"]
+
+
+def test_capture_writes_a_trace_that_info_reads(ok, tmp_path):
+    prompts, out = tmp_path / "my prompts é.jsonl", tmp_path / "out é.parquet"
+    prompts.write_text('{"text": "import os", "kind": "a"}\n{"ids": [9, 8, 7], "split": "heldout"}\n')
+
+    answer = ok("capture", "--prompts", prompts, "--out", out, "--gen-length", 30)
+    info = ok("trace", "info", out)
+
+    assert answer["requests"] == info["requests"]["total"] == 2
+    assert info["provenance"] == "captured"
+    assert answer["steps"] == info["passes"]["denoise"]
+
+
+def test_stats_have_the_documented_keys_and_expected_shape(ok):
+    answer = ok("trace", "stats", TRACE, "--lags", "0,1,2,5", "--budgets", "8,16,32")
+
+    assert answer["distinct_experts"].keys() >= {"mean", "std"}
+    assert answer["cosine"]["0"] == pytest.approx(1.0)
+    assert answer["cosine"]["1"] > answer["cosine"]["2"] > answer["cosine"]["5"]
+    assert answer["jaccard"].keys() == {"0", "1", "2", "5"}
+    assert answer["hit_ratio"].keys() == {"8", "16", "32"}
+    assert answer["between_blocks"].keys() >= {"last_to_next_first", "same_step"}
+    assert answer["windows"].keys() == {"block", "full"}
+
+
+def test_stats_plot_is_a_page(ok, tmp_path):
+    ok("trace", "stats", TRACE, "--window", "block", "--plot", tmp_path / "p.html")
+
+    assert "Plotly.newPlot" in (tmp_path / "p.html").read_text()
+
+
+def test_hardware_list_and_show_give_kinds_and_sources(ok):
+    names = [row["name"] for row in ok("hardware", "list")["hardware"]]
+    shown = ok("hardware", "show", MACHINE, "--set", "link.h2d_bytes_per_s=5e10")
+
+    assert {MACHINE, "h100-80gb-sxm-pcie5-xeon48", "rtx4090-24gb-pcie4-desktop"} <= set(names)
+    assert shown["values"]["link.h2d_bytes_per_s"]["value"] == 5e10
+    assert shown["values"]["link.d2h_bytes_per_s"]["source"]
+
+
+def simulate(*more):
+    base = ("simulate", TRACE, "--hardware", MACHINE, "--policy", "tide", "--interval", 4)
+    return (*base, "--engine", "tidesim", *more)
+
+
+def test_simulate_has_the_documented_keys(ok):
+    answer = ok(*simulate("--budget", 16))
+
+    assert answer.keys() >= {
+        "tokens_per_s", "seconds", "steps", "hit_rate", "promotions", "h2d_bytes", "d2h_bytes",
+        "busy", "bottleneck",
+    }  # fmt: skip
+    assert answer["split"] == "heldout"
+
+
+def test_sizes_are_labelled_and_change_bytes_but_not_placement(ok):
+    own, mini = ok(*simulate("--budget", 16)), ok(*simulate("--budget", 16, "--sizes", "llada2.0-mini"))
+
+    assert "llada2.0-mini" in mini["sizes"]
+    assert mini["promotions"] == own["promotions"]
+    assert mini["h2d_bytes"] > own["h2d_bytes"]
+
+
+def test_solve_writes_a_schedule_that_simulate_obeys(ok, tmp_path):
+    schedule = tmp_path / "S.json"
+
+    solved = ok(
+        "solve", TRACE, "--hardware", MACHINE, "--budget", 16, "--formulation", "uniform",
+        "--sizes", "llada2.0-mini", "--out", schedule,
+    )  # fmt: skip
+    simulated = ok(
+        "simulate", TRACE, "--hardware", MACHINE, "--schedule", schedule, "--sizes", "llada2.0-mini"
+    )
+
+    assert solved.keys() >= {"status", "interval", "objective_s", "bound_s", "gap", "seconds"}
+    assert solved["status"] == "optimal"
+    assert simulated["interval"] == solved["interval"]
+    assert simulated["tokens_per_s"] == pytest.approx(solved["heldout_tokens_per_s"])
+
+
+def test_compare_holds_every_policy_the_schedule_and_the_bounds(ok):
+    answer = ok(
+        "compare", TRACE, "--hardware", MACHINE, "--budget", 16, "--sizes", "llada2.0-mini"
+    )
+
+    policies = {row["policy"] for row in answer["rows"]}
+    assert policies >= {
+        "tide", "mixtral-offload", "fiddler", "static-frequency", "all-gpu", "all-cpu",
+    }  # fmt: skip
+    assert [row["interval"] for row in answer["rows"] if row["is_chosen"]] == [
+        answer["chosen"]["interval"]
+    ]
+    assert answer["bounds"]["all-gpu"] >= answer["best"]["tokens_per_s"]
+
+
+def test_tables_are_printed_without_json(tidesim, tmp_path):
+    for command in (
+        ("trace", "info", TRACE),
+        ("hardware", "list"),
+        ("hardware", "show", MACHINE),
+        simulate("--budget", 16),
+        ("compare", TRACE, "--hardware", MACHINE, "--budget", 16),
+        ("solve", TRACE, "--hardware", MACHINE, "--budget", 16, "--out", tmp_path / "s.json"),
+    ):
+        status, out, err = tidesim(*command)
+        assert (status, bool(out)) == (0, True), err
+
+
+def test_budget_below_top_k_or_above_the_experts_is_refused(refused):
+    assert "3" in refused(*simulate("--budget", 3))
+    assert "65" in refused(*simulate("--budget", 65))
+
+
+def test_memory_too_small_names_what_would_do(refused):
+    assert "GB" in refused(*simulate("--memory-gb", 0.001))
+    assert "--memory-gb" in refused(*simulate("--memory-gb", "nan"))
+
+
+def test_unknown_names_list_the_known_ones(refused):
+    assert TRACE in refused("trace", "info", "no-such-trace")
+    assert MACHINE in refused("hardware", "show", "no-such-machine")
+    assert "tide" in refused("simulate", TRACE, "--hardware", MACHINE, "--policy", "none")
+
+
+def test_truncated_parquet_is_refused(refused, tmp_path):
+    path = tmp_path / "t.parquet"
+    path.write_bytes(find("traces", TRACE).read_bytes()[:50_000])
+
+    assert "t.parquet" in refused("trace", "stats", path)
+
+
+def test_expert_out_of_range_is_refused(refused, tmp_path):
+    path = tmp_path / "t.parquet"
+    table = pq.read_table(find("traces", TRACE))
+    column = table.column("experts").to_pylist()
+    row = next(index for index, value in enumerate(column) if value)
+    column[row][0] = 999
+    index = table.schema.get_field_index("experts")
+    changed = table.set_column(index, table.schema.field(index), [column])
+    pq.write_table(changed.cast(table.schema), path)
+
+    assert "999" in refused("trace", "info", path)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "named"),
+    [
+        ("version = 1", "version = 2", "version"),
+        ("version = 1", "version = 1\nmystery = 3", "mystery"),
+        ("[gpu]", "[gpu]\nspeed = 3", "speed"),
+        ('format = "tidesim-hardware"', "", "format"),
+    ],
+)
+def test_wrong_profile_names_the_key(refused, tmp_path, old, new, named):
+    text = find("hwprofiles", MACHINE).read_text()
+    assert old in text
+    path = tmp_path / "h.toml"
+    path.write_text(text.replace(old, new, 1))
+
+    assert named in refused("hardware", "show", path)
+
+
+@pytest.mark.parametrize("value", ["nan", "-1", "inf", "0", "fast"])
+def test_impossible_rate_is_refused(refused, value):
+    assert "h2d_bytes_per_s" in refused(
+        "hardware", "show", MACHINE, "--set", f"link.h2d_bytes_per_s={value}"
+    )
+
+
+def test_empty_prompt_and_unknown_token_are_refused(refused, tmp_path):
+    ids = tmp_path / "f.json"
+    ids.write_text('{"ids": [99999]}')
+
+    assert "empty" in refused("generate", "--prompt", "")
+    assert "either" in refused("generate")
+    assert "99999" in refused("generate", "--prompt-ids", ids)
+
+
+def test_truncated_weights_are_refused(refused, tmp_path):
+    source = data_dir("traces") / "tide-tiny"
+    for name in ("config.json", "tokenizer.json"):
+        (tmp_path / name).write_bytes((source / name).read_bytes())
+    (tmp_path / "model.safetensors").write_bytes((source / "model.safetensors").read_bytes()[:9999])
+
+    assert "model.safetensors" in refused("generate", "--checkpoint", tmp_path, "--prompt", "a")
+
+
+def test_output_that_cannot_be_written_is_refused_before_work_and_leaves_nothing(refused, tmp_path):
+    (tmp_path / "file").write_text("")
+    for folder in (tmp_path / "none", tmp_path / "file"):
+        assert "cannot be written" in refused("capture", "--out", folder / "t.parquet")
+        assert "cannot be written" in refused(
+            "solve", TRACE, "--hardware", MACHINE, "--budget", 16, "--out", folder / "s.json"
+        )
+    assert [item.name for item in tmp_path.iterdir()] == ["file"]
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_read_only_folder_is_refused(refused, tmp_path):
+    tmp_path.chmod(0o500)
+
+    assert "cannot be written" in refused("capture", "--out", tmp_path / "t.parquet")
+
+
+def test_failed_solve_keeps_an_older_schedule(refused, tmp_path):
+    out = tmp_path / "s.json"
+    out.write_text("older")
+
+    refused("solve", TRACE, "--hardware", MACHINE, "--budget", 999, "--out", out)
+
+    assert out.read_text() == "older"
+
+
+def test_schedule_for_another_trace_is_refused_unless_forced(ok, refused, tmp_path):
+    other, schedule = tmp_path / "o.parquet", tmp_path / "S.json"
+    prompts = tmp_path / "p.jsonl"
+    prompts.write_text('{"ids": [5, 6, 7]}\n')
+    ok("capture", "--prompts", prompts, "--out", other, "--gen-length", 30)
+    ok("solve", TRACE, "--hardware", MACHINE, "--budget", 16, "--out", schedule)
+    command = ("simulate", other, "--hardware", MACHINE, "--schedule", schedule)
+
+    assert "trace" in refused(*command)
+    assert ok(*command, "--force")["interval"]

@@ -1,0 +1,105 @@
+"""Compare: one table with every policy, fixed intervals, the solved schedule and the bounds."""
+
+import json
+
+import pytest
+from test_optimize import A100, MINI, fixed_trace
+
+from tidesim.compare import compare
+from tidesim.errors import CapacityError, SettingError
+from tidesim.policies import POLICIES
+from tidesim.simulate import simulate
+
+
+def test_every_policy_and_interval_has_a_row_and_the_schedule_is_marked_once():
+    comparison = compare(fixed_trace(), A100, budget=4, sizes=MINI, intervals=(1, 4))
+
+    rows = comparison.rows
+    expected = {("tide", 1), ("tide", 4), ("tide", comparison.solved.solution.interval)}
+    expected |= {(name, None) for name in POLICIES} - {("tide", None), ("mixtral-offload", None)}
+    expected |= {("mixtral-offload", 1)}
+    assert {(row.policy, row.interval) for row in rows} == expected
+    assert len(rows) == len(expected)
+    assert [row.is_chosen for row in rows].count(True) == 1
+    assert {row.policy for row in rows if row.is_bound} == {"all-gpu", "all-cpu"}
+    assert comparison.requests == "heldout"
+    tide = [row.interval for row in rows if row.policy == "tide"]
+    assert tide == sorted(tide)
+
+
+def test_a_row_is_what_simulate_says_of_the_held_out_requests():
+    trace = fixed_trace()
+
+    comparison = compare(trace, A100, budget=4, sizes=MINI, intervals=(1,))
+
+    for row in comparison.rows:
+        result = simulate(
+            trace.split("heldout"),
+            A100,
+            policy=row.policy,
+            interval=row.interval,
+            budget=4,
+            sizes=MINI,
+            popularity_from=trace.split("train"),
+        )
+        assert row.seconds_per_block == pytest.approx(result.seconds_per_block, rel=1e-9)
+        assert row.exposed_cpu_s == pytest.approx(result.exposed_cpu_s, rel=1e-6, abs=1e-12)
+        assert row.exposed_copy_s == pytest.approx(result.exposed_copy_s, rel=1e-6, abs=1e-12)
+        assert (row.promotions, row.hit_rate) == (result.promotions, result.hit_rate)
+        assert (row.slots, row.bottleneck) == (sum(result.budgets), result.bottleneck)
+
+
+def test_all_intervals_show_the_solvers_choice_to_be_the_fastest_on_training_requests():
+    """At the smallest budget costs are exact; without held-out requests both see the same ones."""
+    comparison = compare(fixed_trace(heldout=False), A100, budget=2, sizes=MINI, intervals=None)
+
+    tide = [row for row in comparison.rows if row.policy == "tide"]
+    assert [row.interval for row in tide] == [1, 2, 3, 4]
+    fastest_s = min(row.seconds_per_block for row in tide)
+    assert comparison.chosen.seconds_per_block == pytest.approx(fastest_s, rel=1e-9)
+    assert comparison.requests == "train"
+
+
+def test_the_table_is_json_with_stable_keys():
+    answer = compare(fixed_trace(), A100, budget=4, intervals=(1, 2)).to_json()
+
+    assert json.loads(json.dumps(answer, allow_nan=False)) == answer
+    needed = {"policy", "tokens_per_s", "hit_rate", "promotions"}
+    needed |= {"exposed_copy_s", "exposed_cpu_s", "interval", "bottleneck", "is_bound"}
+    assert needed <= set(answer["rows"][0])
+    assert set(answer["bounds"]) == {"all-gpu", "all-cpu"}
+    assert answer["chosen"]["policy"] == "tide"
+    assert answer["best"]["tokens_per_s"] == max(
+        row["tokens_per_s"] for row in answer["rows"] if not row["is_bound"]
+    )
+
+
+def test_a_policy_that_does_not_fit_is_named_and_left_out():
+    """Fiddler needs scratch slots besides its residents; tide does not."""
+    trace = fixed_trace()
+    small = compare(trace, A100, budget=2, sizes=MINI).solved.schedule.memory_bytes
+    tight = A100.with_overrides({"gpu.memory_bytes": small})
+
+    comparison = compare(trace, tight, budget=2, sizes=MINI)
+
+    assert set(comparison.skipped) == {"fiddler"}
+    assert "fiddler" not in {row.policy for row in comparison.rows}
+    assert "at most" in comparison.skipped["fiddler"] or "would do" in comparison.skipped["fiddler"]
+
+
+def test_memory_instead_of_a_budget_gives_each_policy_what_fits():
+    comparison = compare(fixed_trace(), A100, memory_bytes=5 * 10**9, sizes=MINI)
+
+    slots = {row.policy: row.slots for row in comparison.rows}
+    assert slots["static-frequency"] == slots["mixtral-offload"] == 16
+
+
+@pytest.mark.parametrize("intervals", [(0,), (2, 2)])
+def test_wrong_intervals_are_refused(intervals):
+    with pytest.raises(SettingError, match="interval"):
+        compare(fixed_trace(), A100, budget=2, intervals=intervals)
+
+
+def test_a_model_that_does_not_fit_is_refused():
+    with pytest.raises(CapacityError, match="would do"):
+        compare(fixed_trace(), A100, memory_bytes=10**9, sizes=MINI)

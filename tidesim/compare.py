@@ -1,0 +1,219 @@
+"""Compare: every policy, tide at fixed intervals, the solved schedule and the bounds, in one table.
+
+All run on the same requests: the held-out ones where the trace marks some. What policies know
+beforehand (popularity, the schedule) comes from the training requests.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from typing import Any
+
+from tidesim.engines import Engine
+from tidesim.errors import CapacityError, SettingError
+from tidesim.hardware import HardwareProfile
+from tidesim.model_spec import ModelSpec
+from tidesim.optimize import Optimised, in_memory, optimize, splits
+from tidesim.policies import POLICIES
+from tidesim.simulate import Case, SimulationResult, prepare
+from tidesim.simulate.fast import run_fast
+from tidesim.trace.passes import Trace
+
+INTERVALS = (1, 2, 4, 8, 16, 32)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """One run of a comparison.
+
+    Attributes
+    ----------
+    policy : str
+    interval : int or None
+        Steps between refreshes, of policies that have some.
+    slots : int
+        Of all layers together.
+    tokens_per_s, hit_rate, promotions, seconds_per_block, bottleneck, is_bound
+        As in `SimulationResult`.
+    exposed_copy_s, exposed_cpu_s : float
+        Seconds of expert copies and of CPU experts that nothing hides.
+    is_chosen : bool
+        The solver's schedule.
+    """
+
+    policy: str
+    interval: int | None
+    slots: int
+    tokens_per_s: float
+    hit_rate: float
+    promotions: int
+    seconds_per_block: float
+    exposed_copy_s: float
+    exposed_cpu_s: float
+    bottleneck: str
+    is_bound: bool
+    is_chosen: bool
+
+    @property
+    def name(self) -> str:
+        """The policy, and its interval where it has one to choose."""
+        return f"{self.policy} τ={self.interval}" if self.policy == "tide" else self.policy
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """Rows in the order of `POLICIES`, tide's by interval, and what they share.
+
+    Attributes
+    ----------
+    rows : tuple of Row
+    solved : Optimised
+        The schedule of the chosen row, with its training run.
+    requests : str
+        ``heldout``, or ``train`` where the trace marks no others: then popularity and the schedule
+        have seen the very requests they are judged by.
+    skipped : dict of str
+        Policies that do not fit the machine's memory at these settings, with the reason.
+    """
+
+    rows: tuple[Row, ...]
+    solved: Optimised
+    requests: str
+    skipped: dict[str, str]
+
+    @property
+    def chosen(self) -> Row:
+        """The solver's schedule."""
+        return next(row for row in self.rows if row.is_chosen)
+
+    @property
+    def best(self) -> Row:
+        """The fastest row that is no bound."""
+        return max((row for row in self.rows if not row.is_bound), key=lambda row: row.tokens_per_s)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return JSON-ready values, keys stable."""
+        result = self.solved.training
+        return {
+            "rows": [asdict(row) for row in self.rows],
+            "bounds": {row.policy: row.tokens_per_s for row in self.rows if row.is_bound},
+            "chosen": asdict(self.chosen),
+            "best": asdict(self.best),
+            "solver": self.solved.to_json(),
+            "requests": self.requests,
+            "skipped": self.skipped,
+            "engine": result.engine,
+            "hardware": result.hardware,
+            "sizes": result.sizes,
+            "provenance": result.provenance,
+        }
+
+
+def compare(
+    trace: Trace,
+    profile: HardwareProfile,
+    *,
+    budget: int | None = None,
+    memory_bytes: int | None = None,
+    engine: str | Engine = "tidesim",
+    sizes: ModelSpec | None = None,
+    intervals: Sequence[int] | None = INTERVALS,
+    formulation: str = "uniform",
+    backend: str = "cbc",
+    time_limit_s: float = 60.0,
+    gap: float = 1e-3,
+) -> Comparison:
+    """Solve for a schedule, then simulate it beside everything it could be compared with.
+
+    Parameters
+    ----------
+    intervals : sequence of int or None
+        Fixed intervals of tide; None tries each, up to the longest block's steps.
+    trace, profile, budget, memory_bytes, engine, sizes, formulation, backend, time_limit_s, gap
+        As `optimize`. Under `memory_bytes` each policy has the largest budget that fits with what
+        else it needs there; the schedule's budget is the solver's choice.
+
+    Raises
+    ------
+    SettingError, CapacityError, FormatError
+        As `optimize`. A policy other than tide that does not fit is left out and named.
+    """
+    _check_intervals(intervals or ())
+    whole = in_memory(trace)
+    training, heldout = splits(whole)
+    inputs: dict[str, Any] = {
+        "budget": budget,
+        "memory_bytes": memory_bytes,
+        "engine": engine,
+        "sizes": sizes,
+    }
+    solved = optimize(
+        whole,
+        profile,
+        formulation=formulation,
+        backend=backend,
+        time_limit_s=time_limit_s,
+        gap=gap,
+        **inputs,
+    )
+    tried = tuple(range(1, solved.costs.steps + 1)) if intervals is None else intervals
+    make_case = partial(prepare, whole, profile, interval=1, popularity_from=training, **inputs)
+    runs: list[SimulationResult] = []
+    skipped: dict[str, str] = {}
+    for name in POLICIES:
+        try:
+            case = replace(make_case(policy=name), trace=heldout or training)
+        except CapacityError as error:
+            skipped[name] = str(error)
+        else:
+            runs.extend(_runs(case, tried))
+    return _comparison(solved, runs, requests="heldout" if heldout else "train", skipped=skipped)
+
+
+def _check_intervals(intervals: Sequence[int]) -> None:
+    for number, interval in enumerate(intervals):
+        if interval < 1:
+            raise SettingError(f"interval is {interval} but must be at least 1 step")
+        if interval in intervals[:number]:
+            raise SettingError(f"intervals {list(intervals)} name {interval} twice; give each once")
+
+
+def _runs(case: Case, intervals: Sequence[int]) -> Iterator[SimulationResult]:
+    """Run a policy, tide once per interval."""
+    if case.policy is not POLICIES["tide"]:
+        yield run_fast(case)
+        return
+    for interval in intervals:
+        yield run_fast(replace(case, setup=replace(case.setup, interval=interval)))
+
+
+def _comparison(
+    solved: Optimised, runs: Sequence[SimulationResult], *, requests: str, skipped: dict[str, str]
+) -> Comparison:
+    chosen = solved.heldout or solved.training
+    others = [run for run in runs if _key(run) != _key(chosen)]
+    at = sum(run.policy == "tide" and _key(run) < _key(chosen) for run in others)
+    rows = [_row(run) for run in others]
+    rows.insert(at, _row(chosen, is_chosen=True))
+    return Comparison(rows=tuple(rows), solved=solved, requests=requests, skipped=skipped)
+
+
+def _key(run: SimulationResult) -> tuple[str, int, int]:
+    return run.policy, run.interval or 0, sum(run.budgets)
+
+
+def _row(run: SimulationResult, *, is_chosen: bool = False) -> Row:
+    return Row(
+        policy=run.policy,
+        interval=run.interval,
+        slots=sum(run.budgets),
+        tokens_per_s=run.tokens_per_s,
+        hit_rate=run.hit_rate,
+        promotions=run.promotions,
+        seconds_per_block=run.seconds_per_block,
+        exposed_copy_s=run.exposed_copy_s,
+        exposed_cpu_s=run.exposed_cpu_s,
+        bottleneck=run.bottleneck,
+        is_bound=run.is_bound,
+        is_chosen=is_chosen,
+    )
