@@ -5,6 +5,7 @@ import os
 import sys
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -95,7 +96,9 @@ def test_generate_writes_text_and_chat_wraps_the_prompt(ok):
 
 def test_capture_writes_a_trace_that_info_reads(ok, tmp_path):
     prompts, out = tmp_path / "my prompts é.jsonl", tmp_path / "out é.parquet"
-    prompts.write_text('{"text": "import os", "kind": "a"}\n{"ids": [9, 8, 7], "split": "heldout"}\n')
+    prompts.write_text(
+        '{"text": "import os", "kind": "a"}\n{"ids": [9, 8, 7], "split": "heldout"}\n'
+    )
 
     answer = ok("capture", "--prompts", prompts, "--out", out, "--gen-length", 30)
     info = ok("trace", "info", out)
@@ -148,7 +151,10 @@ def test_simulate_has_the_documented_keys(ok):
 
 
 def test_sizes_are_labelled_and_change_bytes_but_not_placement(ok):
-    own, mini = ok(*simulate("--budget", 16)), ok(*simulate("--budget", 16, "--sizes", "llada2.0-mini"))
+    own, mini = (
+        ok(*simulate("--budget", 16)),
+        ok(*simulate("--budget", 16, "--sizes", "llada2.0-mini")),
+    )
 
     assert "llada2.0-mini" in mini["sizes"]
     assert mini["promotions"] == own["promotions"]
@@ -173,9 +179,7 @@ def test_solve_writes_a_schedule_that_simulate_obeys(ok, tmp_path):
 
 
 def test_compare_holds_every_policy_the_schedule_and_the_bounds(ok):
-    answer = ok(
-        "compare", TRACE, "--hardware", MACHINE, "--budget", 16, "--sizes", "llada2.0-mini"
-    )
+    answer = ok("compare", TRACE, "--hardware", MACHINE, "--budget", 16, "--sizes", "llada2.0-mini")
 
     policies = {row["policy"] for row in answer["rows"]}
     assert policies >= {
@@ -225,13 +229,15 @@ def test_truncated_parquet_is_refused(refused, tmp_path):
 
 def test_expert_out_of_range_is_refused(refused, tmp_path):
     path = tmp_path / "t.parquet"
-    table = pq.read_table(find("traces", TRACE))
+    source = find("traces", TRACE)
+    table, metadata = pq.read_table(source), pq.read_metadata(source).metadata
     column = table.column("experts").to_pylist()
     row = next(index for index, value in enumerate(column) if value)
     column[row][0] = 999
     index = table.schema.get_field_index("experts")
-    changed = table.set_column(index, table.schema.field(index), [column])
-    pq.write_table(changed.cast(table.schema), path)
+    field = table.schema.field(index)
+    changed = table.set_column(index, field, pa.array(column, field.type))
+    pq.write_table(changed.replace_schema_metadata(metadata), path)
 
     assert "999" in refused("trace", "info", path)
 

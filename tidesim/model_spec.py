@@ -157,15 +157,13 @@ class ModelSpec(BaseModel):
     def kv_bytes_per_token(self) -> int:
         """Bytes of the keys and values of one token over all layers."""
         return (
-            2
-            * self.num_hidden_layers
-            * self.num_key_value_heads
-            * self.head_dim
-            * self.dtype_bytes
+            2 * self.num_hidden_layers * self.num_key_value_heads * self.head_dim * self.dtype_bytes
         )
 
     @classmethod
-    def from_config(cls, config: dict[str, Any], *, name: str, source: str = "config") -> "ModelSpec":
+    def from_config(
+        cls, config: dict[str, Any], *, name: str, source: str = "config"
+    ) -> "ModelSpec":
         """Build a spec from the content of a Hugging Face ``config.json``.
 
         Parameters

@@ -144,7 +144,9 @@ def print_table(
     """Print a table; the first column is text, the others are right-aligned numbers."""
     table = Table(title=title, caption=caption or None, title_justify="left")
     for number, column in enumerate(columns):
-        table.add_column(column, justify="right" if number else "left", overflow="fold", no_wrap=not number)
+        table.add_column(
+            column, justify="right" if number else "left", overflow="fold", no_wrap=not number
+        )
     for row in rows:
         table.add_row(*row)
     out.print(table)

@@ -51,29 +51,11 @@ Device = Annotated[str, typer.Option("--device", help="cpu or cuda.")]
 Threads = Annotated[int, typer.Option("--threads", help="CPU threads; 0 leaves torch's choice.")]
 Chat = Annotated[bool, typer.Option("--chat", help="Wrap text in LLaDA2.0's role markup.")]
 
-_DTYPES = ("float32", "bfloat16", "float16")
-
 
 def register(app: typer.Typer) -> None:
     """Add the commands of this module."""
     app.command("generate")(generate)
     app.command("capture")(capture)
-
-
-def _prepare(dtype: str | None, device: str, threads: int) -> None:
-    """Check what torch would only complain about late, and set its threads."""
-    import torch  # noqa: PLC0415 (seconds to import: only where it is used)
-
-    if dtype is not None and dtype not in _DTYPES:
-        raise SettingError(f"--dtype is {dtype!r} but must be one of {', '.join(_DTYPES)}")
-    if device not in ("cpu", "cuda"):
-        raise SettingError(f"--device is {device!r} but must be cpu or cuda")
-    if device == "cuda" and not torch.cuda.is_available():
-        raise SettingError("--device cuda: torch finds no CUDA GPU here; use --device cpu")
-    if threads < 0:
-        raise SettingError(f"--threads is {threads} but must be 0 or more")
-    if threads:
-        torch.set_num_threads(threads)
 
 
 def _settings(options: dict[str, Any]) -> "DecodeSettings":
@@ -112,11 +94,12 @@ def generate(
 
     Example: tidesim generate --prompt "def main(" --gen-length 96 --temperature 0.7
     """
-    _prepare(dtype, device, threads)
     from tidesim.runtime import checkpoint as files  # noqa: PLC0415
     from tidesim.runtime.decode import decode  # noqa: PLC0415
+    from tidesim.runtime.device import set_up_torch  # noqa: PLC0415
     from tidesim.runtime.prompts import Prompt, load_prompt_ids  # noqa: PLC0415
 
+    set_up_torch(device=device, threads=threads, dtype=dtype)
     if (prompt is None) == (prompt_ids is None):
         raise SettingError("give either --prompt TEXT or --prompt-ids FILE")
     if prompt == "":
@@ -179,7 +162,9 @@ def capture(
 
     Example: tidesim capture --prompts my-prompts.jsonl --out my-trace.parquet
     """
-    _prepare(dtype, device, threads)
+    from tidesim.runtime.device import set_up_torch  # noqa: PLC0415
+
+    set_up_torch(device=device, threads=threads, dtype=dtype)
     check_writable(out)
     settings = _settings(locals())
     answer = _capture(checkpoint, prompts, out, settings, chat=chat, dtype=dtype, device=device)

@@ -189,4 +189,3 @@ def print_comparison(title: str, comparison: Comparison) -> None:
         ],
         caption="copy s, CPU s: seconds of copies and CPU experts that nothing hides",
     )
-

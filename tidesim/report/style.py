@@ -7,7 +7,13 @@ import plotly.graph_objects as go
 # Every colour has a contrast of at least 3:1 on white and on black, and within resources and within
 # policies any two stay apart (CIE76 distance of 16 or more) under simulated colour-blindness
 # (Machado et al. 2009, severity 1); tests/test_trace_figures.py computes both.
-RESOURCES = {"gpu": "#3B7DD8", "cpu": "#D5661A", "h2d": "#1E9E77", "d2h": "#C269B0", "host": "#857A1E"}
+RESOURCES = {
+    "gpu": "#3B7DD8",
+    "cpu": "#D5661A",
+    "h2d": "#1E9E77",
+    "d2h": "#C269B0",
+    "host": "#857A1E",
+}
 POLICIES = {
     "schedule": "#A7178F",
     "tide": "#592EEF",
