@@ -41,7 +41,7 @@ clean:  ## remove caches and build products; .venv and training stay
 # With the first interpreter that is new enough and can make an environment; pip comes first
 # because the one that Python 3.11 brings does not know --group.
 $(INSTALLED): pyproject.toml constraints.txt Makefile
-	@for python in $(or $(PYTHON),python3 python3.13 python3.12 python3.11); do \
+	@found=; for python in $(or $(PYTHON),python3 python3.13 python3.12 python3.11); do \
 	  if "$$python" -c 'import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))' \
 	    2>/dev/null; then found=$$python; break; fi; \
 	done; \

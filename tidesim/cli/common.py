@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -142,7 +143,7 @@ def print_table(
     title: str, columns: Sequence[str], rows: Iterable[Sequence[str]], *, caption: str = ""
 ) -> None:
     """Print a table; the first column is text, the others are right-aligned numbers."""
-    table = Table(title=title, caption=caption or None, title_justify="left")
+    table = Table(title=title, caption=caption or None, title_justify="left", box=SIMPLE_HEAD)
     for number, column in enumerate(columns):
         table.add_column(
             column, justify="right" if number else "left", overflow="fold", no_wrap=not number
@@ -154,7 +155,12 @@ def print_table(
 
 def print_pairs(title: str, pairs: Iterable[tuple[str, str]]) -> None:
     """Print names and values, one pair a line."""
-    print_table(title, ("", ""), pairs)
+    table = Table(title=title, title_justify="left", box=None, show_header=False)
+    table.add_column(no_wrap=True, style="bold")
+    table.add_column(overflow="fold")
+    for pair in pairs:
+        table.add_row(*pair)
+    out.print(table)
 
 
 def progress() -> Progress:

@@ -88,7 +88,5 @@ def demo(
     if json:
         print_json(result.to_json())
         return
-    print_comparison(
-        f"{job.SIZES} sizes, routing of {job.CHECKPOINT}, on {job.HARDWARE}", result.comparison
-    )
+    print_comparison("the captured trace", result.comparison)
     typer.echo(f"refresh every {result.comparison.chosen.interval} steps; report: {result.report}")

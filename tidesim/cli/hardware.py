@@ -3,8 +3,10 @@
 from typing import Annotated
 
 import typer
+from rich.padding import Padding
+from rich.text import Text
 
-from tidesim.cli.common import Json, Overrides, print_json, print_table, read_profile
+from tidesim.cli.common import Json, Overrides, out, print_json, print_table, read_profile
 from tidesim.hardware import describe, load_profile, profile_names
 
 app = typer.Typer(help="Look into machine profiles.", no_args_is_help=True)
@@ -43,8 +45,8 @@ def show(
         values = {r.key: {"value": r.value, "kind": r.kind, "source": r.source} for r in rows}
         print_json({"name": profile.name, "sha256": profile.sha256, "values": values})
         return
-    print_table(
-        f"{profile.name}",
-        ["key", "value", "kind", "source"],
-        [[r.key, f"{r.value:.4g}" if isinstance(r.value, float) else str(r.value), r.kind or "", r.source or ""] for r in rows],
-    )  # fmt: skip
+    out.print(f"[bold]{profile.name}[/bold]")
+    for row in rows:
+        value = f"{row.value:.4g}" if isinstance(row.value, float) else str(row.value)
+        out.print(Text.assemble((row.key, "bold"), f" {value} ", (f"({row.kind})", "cyan")))
+        out.print(Padding(Text(row.source, style="dim"), (0, 0, 0, 4)))

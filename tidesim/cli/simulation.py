@@ -166,14 +166,15 @@ def compare(
     if json:
         print_json(comparison.to_json())
         return
-    print_comparison(f"{trace} on {profile.name}", comparison)
+    print_comparison(trace, comparison)
 
 
-def print_comparison(title: str, comparison: Comparison) -> None:
+def print_comparison(trace: str, comparison: Comparison) -> None:
     """Print every row of a comparison, fastest first."""
     rows = sorted(comparison.rows, key=lambda row: -row.tokens_per_s)
+    run = comparison.solved.training
     print_table(
-        title,
+        f"{trace}, {comparison.requests} requests, on {run.hardware}\n{run.sizes} ({run.provenance})",
         ["policy", "tokens/s", "hit rate", "promoted", "copy s", "CPU s", "bound"],
         [
             [
