@@ -143,7 +143,14 @@ def print_table(
     title: str, columns: Sequence[str], rows: Iterable[Sequence[str]], *, caption: str = ""
 ) -> None:
     """Print a table; the first column is text, the others are right-aligned numbers."""
-    table = Table(title=title, caption=caption or None, title_justify="left", box=SIMPLE_HEAD)
+    table = Table(
+        title=title,
+        caption=caption or None,
+        title_justify="left",
+        box=SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+        pad_edge=False,
+    )
     for number, column in enumerate(columns):
         table.add_column(
             column, justify="right" if number else "left", overflow="fold", no_wrap=not number
