@@ -254,6 +254,9 @@ _FOLLOWS = (
     ("hidden", "experts cpu"),
     ("experts cpu", "result"),
     ("experts gpu", "combine"),
+    ("promote", "expert gpu"),
+    ("expert gpu", "combine"),
+    ("expert cpu", "combine"),
     ("shared", "combine"),
     ("result", "combine"),
 )

@@ -1,5 +1,12 @@
+import os
+
 import pytest
 from hypothesis import settings
+
+# The models here are small: one thread computes them as fast as many, and where other work runs
+# on the machine, many wait for each other. Set before anything imports torch; commands that the
+# tests start inherit it.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # Machines that run these tests are shared: a slow example is no failure.
 settings.register_profile("tidesim", deadline=None)

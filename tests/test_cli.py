@@ -126,6 +126,13 @@ def test_stats_plot_is_a_page(ok, tmp_path):
     assert "Plotly.newPlot" in (tmp_path / "p.html").read_text()
 
 
+def test_stats_of_the_full_window_alone_can_be_plotted(ok, tmp_path):
+    answer = ok("trace", "stats", TRACE, "--window", "full", "--plot", tmp_path / "p.html")
+
+    assert answer["window"] == "full"
+    assert "window full" in (tmp_path / "p.html").read_text()
+
+
 def test_hardware_list_and_show_give_kinds_and_sources(ok):
     names = [row["name"] for row in ok("hardware", "list")["hardware"]]
     shown = ok("hardware", "show", MACHINE, "--set", "link.h2d_bytes_per_s=5e10")
@@ -176,6 +183,23 @@ def test_solve_writes_a_schedule_that_simulate_obeys(ok, tmp_path):
     assert solved["status"] == "optimal"
     assert simulated["interval"] == solved["interval"]
     assert simulated["tokens_per_s"] == pytest.approx(solved["heldout_tokens_per_s"])
+
+
+def test_schedule_is_refused_at_other_sizes_and_beside_other_choices(ok, refused, tmp_path):
+    schedule = tmp_path / "S.json"
+    solve = ("solve", TRACE, "--hardware", MACHINE, "--budget", 16, "--out", schedule)
+    ok(*solve, "--sizes", "llada2.0-mini")
+    command = ("simulate", TRACE, "--hardware", MACHINE, "--schedule", schedule)
+
+    assert "--sizes llada2.0-mini" in refused(*command)
+    assert "leave those options out" in refused(*command, "--engine", "tidesim")
+    assert "leave those options out" in refused(*command, "--interval", 0)
+
+    plan = json.loads(schedule.read_text())
+    assert plan["trace"]["name"] == TRACE
+    plan["layers"][0]["budget"] = 32
+    schedule.write_text(json.dumps(plan))
+    assert "cannot be simulated yet" in refused(*command, "--sizes", "llada2.0-mini")
 
 
 def test_compare_holds_every_policy_the_schedule_and_the_bounds(ok):
@@ -300,6 +324,51 @@ def test_read_only_folder_is_refused(refused, tmp_path):
     tmp_path.chmod(0o500)
 
     assert "cannot be written" in refused("capture", "--out", tmp_path / "t.parquet")
+
+
+@pytest.mark.parametrize("name", [".", "/", "", "folder", "n" * 300])
+def test_output_that_is_no_file_name_is_refused_before_work(refused, tmp_path, monkeypatch, name):
+    (tmp_path / "folder").mkdir()
+    monkeypatch.chdir(tmp_path)
+
+    assert "cannot be written" in refused("capture", "--out", name)
+    assert "cannot be written" in refused(
+        "solve", TRACE, "--hardware", MACHINE, "--budget", 16, "--out", name
+    )
+    assert [item.name for item in tmp_path.iterdir()] == ["folder"]
+
+
+def test_impossible_names_are_refused_like_unknown_ones(refused):
+    long = "n" * 5000
+
+    assert "no such file" in refused("trace", "info", long)
+    assert "no such checkpoint" in refused("generate", "--checkpoint", long, "--prompt", "a")
+    assert "no such model" in refused(*simulate("--budget", 16, "--sizes", long))
+
+
+@pytest.mark.parametrize(
+    "option",
+    [("--seed", 10**30), ("--temperature", 1e-40), ("--threads", 10**12), ("--gen-length", 0)],
+)
+def test_settings_beyond_what_torch_takes_are_refused(refused, option):
+    assert str(option[1]) in refused("generate", "--prompt", "a", *option)
+
+
+@pytest.mark.parametrize("option", ["--budget", "--interval"])
+def test_schedule_beside_a_setting_is_refused_even_if_that_is_zero(refused, option):
+    assert "--schedule decides" in refused(
+        "simulate", TRACE, "--hardware", MACHINE, "--schedule", "s.json", option, 0
+    )
+
+
+def test_names_that_look_like_markup_are_printed_as_they_are(tidesim, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("[red]/[").mkdir(parents=True)
+    Path("[red]/[/x].parquet").write_bytes(find("traces", TRACE).read_bytes())
+
+    status, out, _ = tidesim("trace", "info", "[red]/[/x].parquet")
+
+    assert (status, "[red]/[/x].parquet" in out) == (0, True)
 
 
 def test_failed_solve_keeps_an_older_schedule(refused, tmp_path):

@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from tidesim.errors import SettingError
+from tidesim.errors import FormatError, SettingError
 from tidesim.runtime.checkpoint import load_model
 from tidesim.runtime.decode import DecodeSettings, PassEvent, chat_markup, choose, decode, quotas
 from tidesim.runtime.model import Transformer, block_causal_mask
@@ -205,3 +205,46 @@ def test_bfloat16_model_keeps_the_router_bias_in_float32():
     assert half.lm_head.weight.dtype == torch.bfloat16
     decoded = decode(half, [1, 2], settings(Window.BLOCK, gen_length=30))
     assert np.all(np.asarray(decoded.tokens) < 512)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"seed": 1 << 63}, {"seed": -1}, {"temperature": 1e-40}, {"temperature": float("nan")}],
+)
+def test_settings_that_torch_cannot_compute_with_are_refused(change):
+    with pytest.raises(SettingError, match=f"{next(iter(change))} is"):
+        DecodeSettings(**change)
+
+
+def test_coldest_and_hottest_temperature_decode(model):
+    for temperature in (1e-6, 1e6):
+        decoded = decode(
+            model, [1, 2], settings(Window.BLOCK, temperature=temperature, gen_length=30)
+        )
+        assert len(decoded.tokens) == 30
+
+
+def test_model_that_computes_nan_is_refused():
+    broken = load_model(GOLDEN, dtype="bfloat16")  # converted: nothing of it lies in the file
+    broken.norm.weight[0] = float("nan")
+
+    with pytest.raises(FormatError, match="NaN"):
+        decode(broken, [1, 2], settings(Window.BLOCK, gen_length=30))
+
+
+def test_blocks_are_counted_as_decoded_even_if_a_mask_is_written_again():
+    """A model that always proposes the mask token fills nothing, step after step."""
+    stubborn = load_model(GOLDEN, dtype="bfloat16")
+    stubborn.lm_head.weight.zero_()  # every token as probable: the first one, here the mask
+
+    decoded = decode(stubborn, [5], settings(Window.BLOCK, mask_id=0, threshold=0.0, gen_length=63))
+
+    assert (decoded.tokens, decoded.blocks) == ([], 2)
+
+
+def test_full_window_events_keep_only_their_block_in_memory(model, golden):
+    _, events = run(model, golden, Window.FULL)
+
+    for event in events:
+        if event.kind is Kind.DENOISE:
+            assert event.routes.untyped_storage().nbytes() == event.routes.nbytes

@@ -218,6 +218,14 @@ def test_a_wrong_option_is_refused(options, says):
         optimize(fixed_trace(), A100, **options)
 
 
+@pytest.mark.parametrize("formulation", ["uniform", "closed-form"])
+def test_costs_beyond_the_solvers_range_are_refused(formulation):
+    slow = A100.with_overrides({"link.h2d_bytes_per_s": 1e-12})
+
+    with pytest.raises(SettingError, match=r"must be .*between 0 and 1e\+12"):
+        optimize(fixed_trace(), slow, budget=2, formulation=formulation)
+
+
 def test_without_marked_requests_all_train_and_none_are_held_out():
     trace = fixed_trace(heldout=False)
 

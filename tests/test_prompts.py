@@ -3,6 +3,7 @@
 import pytest
 
 from tidesim.errors import FormatError, NotFoundError, SettingError
+from tidesim.runtime.checkpoint import load_tokenizer
 from tidesim.runtime.prompts import Prompt, load_prompt_ids, load_prompts
 
 
@@ -86,3 +87,21 @@ def test_text_without_a_tokenizer_asks_for_ids():
 def test_chat_markup_needs_text():
     with pytest.raises(SettingError, match="chat"):
         Prompt(ids=(1,)).tokens(None, chat=True)
+
+
+def test_line_separators_inside_a_text_do_not_end_its_line(tmp_path):
+    path = tmp_path / "p.jsonl"
+    path.write_text('{"text": "a\u2028b\x85c"}\r\n{"text": "d"}\n', encoding="utf-8", newline="")
+
+    assert [p.text for p in load_prompts(path)] == ["a\u2028b\x85c", "d"]
+
+
+def test_text_with_a_lone_surrogate_is_refused():
+    with pytest.raises(SettingError, match="Unicode"):
+        Prompt(text="a\udcffb").tokens(load_tokenizer("tide-tiny"))
+
+
+@pytest.mark.parametrize("load", [load_prompts, load_prompt_ids])
+def test_folder_in_place_of_a_file_is_named_as_such(tmp_path, load):
+    with pytest.raises(FormatError, match=r"cannot be read .*directory"):
+        load(tmp_path)

@@ -129,6 +129,7 @@ def test_equal_schedules_are_equal_bytes_and_budgets_are_by_layer(tmp_path):
         ("layers.0.refresh_steps", [0, 1], "refresh_steps must be those of interval 2"),
         ("interval", 0, "interval is 0 but must be at least 1"),
         ("steps", 2, "refresh_steps must be below steps = 2"),
+        ("steps", 10**30, "steps is 10+ but must be at most 32768"),
         ("layers", [], "layers is .* but must not be empty"),
         ("layers", [{"budget": 4, "refresh_steps": [0, 2]}], "holds 1 layers, not moe_layers = 2"),
         ("promotion", "background", "promotion is 'background' but must be 'blocking'"),

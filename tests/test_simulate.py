@@ -136,16 +136,17 @@ def test_timeline_of_the_reference_engine_is_serial_with_every_copy():
         ("gpu", 0, 4, "attention"),
         ("gpu", 4, 5, "router"),
         ("host", 5, 6, "sync"),
-        ("d2h", 6, 30, "write back 0"),
-        ("h2d", 30, 54, "promote 1"),
-        ("gpu", 54, 56, "expert 1 gpu"),
-        ("d2h", 56, 57, "hidden 2"),
-        ("cpu", 57, 65, "expert 2 cpu"),
-        ("h2d", 65, 66, "result 2"),
-        ("gpu", 66, 68, "shared"),
-        ("gpu", 68, 69, "combine"),
-        ("gpu", 69, 71, "head"),
-        ("host", 71, 72, "sync"),
+        ("host", 6, 7, "decide"),
+        ("d2h", 7, 31, "write back 0"),
+        ("h2d", 31, 55, "promote 1"),
+        ("gpu", 55, 57, "expert 1 gpu"),
+        ("d2h", 57, 58, "hidden 2"),
+        ("cpu", 58, 66, "expert 2 cpu"),
+        ("h2d", 66, 67, "result 2"),
+        ("gpu", 67, 69, "shared"),
+        ("gpu", 69, 70, "combine"),
+        ("gpu", 70, 72, "head"),
+        ("host", 72, 73, "sync"),
     ]
     assert result.bottleneck == "link"
     assert (result.exposed_copy_s, result.exposed_cpu_s) == pytest.approx((48, 10))
@@ -165,12 +166,12 @@ def test_timeline_of_streamed_experts_ends_before_the_gpu_computes_them():
         ("h2d", 16, 24, "stream 2"),
         ("gpu", 24, 27, "experts gpu (3)"),
     ]
-    assert timeline(theirs)[3:8] == [
-        ("gpu", 6, 8, "expert 0 gpu"),
-        ("h2d", 8, 32, "stream 1"),
-        ("gpu", 32, 34, "expert 1 gpu"),
-        ("h2d", 34, 58, "stream 2"),
-        ("gpu", 58, 60, "expert 2 gpu"),
+    assert timeline(theirs)[4:9] == [
+        ("gpu", 7, 9, "expert 0 gpu"),
+        ("h2d", 9, 33, "stream 1"),
+        ("gpu", 33, 35, "expert 1 gpu"),
+        ("h2d", 35, 59, "stream 2"),
+        ("gpu", 59, 61, "expert 2 gpu"),
     ]
     assert (ours.streams, ours.misses, ours.h2d_bytes_by_purpose["results"]) == (2, 2, 0)
 
@@ -430,7 +431,9 @@ def test_one_models_routing_drives_anothers_sizes():
         trace, A100, policy="tide", budget=3, interval=1, sizes=MODELS["llada2.0-flash"]
     )
 
-    assert result.sizes == "routing of small at the sizes of llada2.0-flash"
+    assert result.sizes == (
+        "routing of small (2 mixture layers, 12 experts, top-1) at the sizes of llada2.0-flash"
+    )
     assert result.h2d_bytes_by_purpose["promotions"] == result.promotions * 25_165_824
     driven = sized_spec(trace.meta.model, MODELS["llada2.0-flash"])
     assert (driven.num_hidden_layers, driven.moe_layers, driven.block_length) == (3, 2, 3)
@@ -470,6 +473,13 @@ def test_a_trace_without_steps_or_layers_is_refused():
     dense = small_spec(first_k_dense_replace=1)
     with pytest.raises(SettingError, match="no mixture layers"):
         sized_spec(dense, None)
+
+
+def test_times_too_long_to_add_up_are_refused():
+    slow = A100.with_overrides({"gpu.launch_s": 1e308})
+
+    with pytest.raises(SettingError, match="too long to add up; look for absurd rates"):
+        simulate(mini_trace(blocks=1), slow, policy="all-gpu")
 
 
 def test_memory_decides_the_budget_and_refuses_too_much():

@@ -72,6 +72,7 @@ def test_experts_that_were_not_used_are_not_resident():
     [
         ({"lags": [-1]}, "lag is -1, but a lag is a whole number of steps"),
         ({"lags": [1.5]}, r"lag is 1\.5"),
+        ({"lags": [10**30]}, "lag is 10+, .* 0 to 32767"),
         ({"lags": [True]}, "lag is True"),
         ({"lags": []}, "at least one value"),
         ({"budgets": []}, "at least one value"),

@@ -1,6 +1,7 @@
 """ModelSpec: the geometry of a LLaDA2.0-style model, and the bytes and FLOPs that follow from it."""
 
 import json
+import os
 from pathlib import Path
 from typing import Any, Self
 
@@ -11,6 +12,7 @@ from tidesim.resources import find_checkpoint
 
 DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 MODEL_TYPE = "llada2_moe"
+_MODEL_TYPES = (MODEL_TYPE, "llada2_moe_veomni")  # dFactory names merged checkpoints so
 
 # What a config.json may leave out: the value the published model class uses by default.
 _CLASS_DEFAULTS = {"mask_token_id": 156895, "eos_token_id": 156892, "block_length": 32}
@@ -31,10 +33,10 @@ _REQUIRED_VALUES: dict[str, Any] = {
 class ModelSpec(BaseModel):
     """Shape of a LLaDA2.0 mixture-of-experts model; names follow its ``config.json``."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
     name: str
-    num_hidden_layers: int = Field(ge=1)
+    num_hidden_layers: int = Field(ge=1, le=10_000)
     first_k_dense_replace: int = Field(ge=0)
     hidden_size: int = Field(ge=1)
     num_attention_heads: int = Field(ge=1)
@@ -42,7 +44,7 @@ class ModelSpec(BaseModel):
     head_dim: int = Field(ge=2)
     intermediate_size: int = Field(ge=1)
     moe_intermediate_size: int = Field(ge=1)
-    num_experts: int = Field(ge=1)
+    num_experts: int = Field(ge=1, le=1_000_000)
     num_experts_per_tok: int = Field(ge=1)
     n_group: int = Field(ge=1)
     topk_group: int = Field(ge=1)
@@ -181,7 +183,7 @@ class ModelSpec(BaseModel):
         FormatError
             A key is missing, out of range or asks for another architecture.
         """
-        if config.get("model_type") != MODEL_TYPE:
+        if config.get("model_type") not in _MODEL_TYPES:
             raise FormatError(
                 f"{source}: model_type is {config.get('model_type')!r} but only {MODEL_TYPE!r} "
                 "is implemented; give a LLaDA2.0 checkpoint"
@@ -290,7 +292,7 @@ def load_model_spec(name_or_path: str | Path) -> ModelSpec:
     if str(name_or_path) in MODELS:
         return MODELS[str(name_or_path)]
     path = Path(name_or_path)
-    if not path.is_file():
+    if not os.path.isfile(path):  # noqa: PTH113 (False, not an error, for an impossible name)
         try:
             path = find_checkpoint(name_or_path) / "config.json"
         except NotFoundError:
@@ -300,5 +302,5 @@ def load_model_spec(name_or_path: str | Path) -> ModelSpec:
             ) from None
     if not path.is_file():
         raise NotFoundError(f"{path}: missing; a checkpoint directory needs its config.json")
-    name = path.parent.name if path.name == "config.json" else path.stem
+    name = path.resolve().parent.name if path.name == "config.json" else path.stem
     return ModelSpec.from_config(read_config(path), name=name, source=str(path))

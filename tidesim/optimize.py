@@ -176,8 +176,11 @@ def optimize(
     case = make_case(interval=1, budget=budget, memory_bytes=memory_bytes)
     learning = replace(case, trace=training)
     costs = arc_costs(learning, _budget_options(case, memory_bytes, formulation))
-    problem = _problem(costs, learning, memory_bytes, formulation=formulation)
-    solution = _solve(problem, formulation, backend, time_limit_s=time_limit_s, gap=gap)
+    try:
+        problem = _problem(costs, learning, memory_bytes, formulation=formulation)
+        solution = _solve(problem, formulation, backend, time_limit_s=time_limit_s, gap=gap)
+    except SolverError as error:
+        raise SettingError(str(error)) from error
     final = make_case(interval=solution.interval, budget=solution.budget[0])
     origin = Source(name=trace_name, sha256=whole.sha256, provenance=whole.meta.provenance)
     machine = _machine(profile)
@@ -230,16 +233,13 @@ def _problem(
 def _solve(
     problem: Problem, formulation: str, backend: str, *, time_limit_s: float, gap: float
 ) -> Solution:
-    try:
-        solution = solve(
-            problem,
-            formulation=Formulation(formulation),
-            backend=Backend(backend),
-            time_limit_s=time_limit_s,
-            gap=gap,
-        )
-    except SolverError as error:
-        raise SettingError(str(error)) from error
+    solution = solve(
+        problem,
+        formulation=Formulation(formulation),
+        backend=Backend(backend),
+        time_limit_s=time_limit_s,
+        gap=gap,
+    )
     if solution.status is Status.INFEASIBLE:
         raise CapacityError(solution.message)
     return solution

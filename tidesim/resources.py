@@ -39,10 +39,10 @@ def find(kind: str, name_or_path: str | Path) -> Path:
         Neither a file nor a bundled name.
     """
     path = Path(name_or_path)
-    if path.is_file():
+    if os.path.isfile(path):  # noqa: PTH113 (False, not an error, for an impossible name)
         return path
     bundled = data_dir(kind) / f"{name_or_path}{SUFFIXES[kind]}"
-    if path.name == str(name_or_path) and bundled.is_file():
+    if path.name == str(name_or_path) and os.path.isfile(bundled):  # noqa: PTH113
         return bundled
     raise NotFoundError(
         f"{name_or_path}: no such file and no bundled name in {kind}; "
@@ -59,10 +59,10 @@ def find_checkpoint(name_or_path: str | Path) -> Path:
         Neither a directory nor the name of a bundled checkpoint.
     """
     path = Path(name_or_path)
-    if path.is_dir():
+    if os.path.isdir(path):  # noqa: PTH112 (False, not an error, for an impossible name)
         return path
     bundled = data_dir("traces") / str(name_or_path)
-    if path.name == str(name_or_path) and (bundled / "config.json").is_file():
+    if path.name == str(name_or_path) and os.path.isfile(bundled / "config.json"):  # noqa: PTH113
         return bundled
     raise NotFoundError(
         f"{name_or_path}: no such checkpoint directory and no bundled checkpoint of that name; "
@@ -80,9 +80,13 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     Raises
     ------
     OutputError
-        The folder is missing, read-only or full.
+        The folder is missing, read-only or full, or `path` is a folder or device.
     """
     target = Path(path)
+    if os.path.exists(target) and not os.path.isfile(target):  # noqa: PTH110, PTH113 (as in `find`)
+        raise OutputError(
+            f"{target}: cannot be written (it is a folder or device); choose the name of a file"
+        )
     temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
     try:
         with temporary.open("xb"):  # fails now, before long work, where nothing can be written

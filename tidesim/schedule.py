@@ -28,6 +28,7 @@ _SHA256 = r"^([0-9a-f]{64})?$"
 _Text = Annotated[str, Field(pattern=_NOT_BLANK)]
 _Digest = Annotated[str, Field(pattern=_SHA256)]
 _Whole = Annotated[int, Field(ge=1)]
+_Steps = Annotated[int, Field(ge=1, le=2**15)]  # a trace counts steps in int16
 _Seconds = Annotated[float, Field(ge=0)]
 
 
@@ -136,8 +137,8 @@ class Schedule(Strict):
     policy: _Text
     settings: dict[str, str | int | float | bool | None]
     promotion: Literal["blocking"]
-    steps: _Whole
-    interval: _Whole | None = None
+    steps: _Steps
+    interval: _Steps | None = None
     layers: Annotated[tuple[LayerSchedule, ...], Field(strict=False, min_length=1)]
     memory_bytes: _Whole
     predictions: Predictions
@@ -216,7 +217,12 @@ def save_schedule(schedule: Schedule, path: str | Path) -> None:
 
 
 def check_schedule(
-    schedule: Schedule, trace: Trace, profile: HardwareProfile, *, forced: bool = False
+    schedule: Schedule,
+    trace: Trace,
+    profile: HardwareProfile,
+    *,
+    sizes: ModelSpec | None = None,
+    forced: bool = False,
 ) -> None:
     """Refuse a schedule that was made for something else.
 
@@ -227,8 +233,10 @@ def check_schedule(
     schedule : Schedule
     trace : Trace
     profile : HardwareProfile
+    sizes : ModelSpec or None
+        The sizes it will run at, as `simulate.sized_spec` gives them; None leaves them unchecked.
     forced : bool
-        Accept another trace, profile or model; layers, experts and top-k must agree all the same,
+        Accept another trace, profile, model or sizes; layers, experts and top-k must agree all the same,
         because the schedule could not be followed.
 
     Raises
@@ -249,6 +257,11 @@ def check_schedule(
     _check_same("model", made.name, spec.name)
     _check_same("trace", schedule.trace.sha256, trace.sha256)
     _check_same("profile", schedule.profile.sha256, profile.sha256)
+    if sizes is not None and schedule.sizes.sha256 != sizes_source(sizes).sha256:
+        raise SettingError(
+            f"the schedule was made for the sizes of {schedule.sizes.name}, not of {sizes.name}; "
+            f"give --sizes {schedule.sizes.name}, solve again, or force it"
+        )
 
 
 def _check_same(what: str, theirs: str, ours: str) -> None:

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -18,6 +19,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 from rich.table import Table
+from rich.text import Text
 
 from tidesim.errors import SettingError
 from tidesim.hardware import HardwareProfile, load_profile
@@ -144,7 +146,7 @@ def print_table(
 ) -> None:
     """Print a table; the first column is text, the others are right-aligned numbers."""
     table = Table(
-        title=title,
+        title=Text(title),  # a name in it may look like markup
         caption=caption or None,
         title_justify="left",
         box=SIMPLE_HEAD,
@@ -156,17 +158,17 @@ def print_table(
             column, justify="right" if number else "left", overflow="fold", no_wrap=not number
         )
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*map(Text, row))
     out.print(table)
 
 
 def print_pairs(title: str, pairs: Iterable[tuple[str, str]]) -> None:
     """Print names and values, one pair a line."""
-    table = Table(title=title, title_justify="left", box=None, show_header=False)
+    table = Table(title=Text(title), title_justify="left", box=None, show_header=False)
     table.add_column(no_wrap=True, style="bold")
     table.add_column(overflow="fold")
     for pair in pairs:
-        table.add_row(*pair)
+        table.add_row(*map(Text, pair))
     out.print(table)
 
 
@@ -183,18 +185,20 @@ def progress() -> Progress:
     )
 
 
+class _WritableError(Exception):
+    """Tell atomic_path that there is nothing to write."""
+
+
 def check_writable(path: Path) -> None:
     """Refuse a folder that cannot be written before long work starts.
 
     Raises
     ------
     OutputError
-        The folder is missing or read-only.
+        The folder is missing or read-only, or `path` is a folder itself.
     """
-    probe = path.with_name(f".{path.name}.probe")
-    with atomic_path(probe):
-        pass
-    probe.unlink()
+    with suppress(_WritableError), atomic_path(path):
+        raise _WritableError  # which drops the temporary file
 
 
 def number(value: float | None, digits: int = 3) -> str:

@@ -45,7 +45,7 @@ def show(
         values = {r.key: {"value": r.value, "kind": r.kind, "source": r.source} for r in rows}
         print_json({"name": profile.name, "sha256": profile.sha256, "values": values})
         return
-    out.print(f"[bold]{profile.name}[/bold]")
+    out.print(Text(profile.name, style="bold"))
     for row in rows:
         value = f"{row.value:.4g}" if isinstance(row.value, float) else str(row.value)
         out.print(Text.assemble((row.key, "bold"), f" {value} ", (f"({row.kind})", "cyan")))

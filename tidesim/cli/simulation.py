@@ -29,8 +29,12 @@ from tidesim.cli.common import (
 from tidesim.compare import Comparison
 from tidesim.compare import compare as compare_policies
 from tidesim.errors import SettingError
+from tidesim.hardware import HardwareProfile
+from tidesim.model_spec import ModelSpec
 from tidesim.schedule import Schedule, check_schedule, load_schedule
 from tidesim.simulate import simulate as run_simulation
+from tidesim.simulate import sized_spec
+from tidesim.trace.passes import Trace
 
 Engine = Annotated[
     str, typer.Option("--engine", help="How the runtime executes: tidesim or tide-reference.")
@@ -61,7 +65,10 @@ def simulate(
     force: Annotated[
         bool, typer.Option("--force", help="Accept a schedule made for other inputs.")
     ] = False,
-    engine: Engine = "tidesim",
+    engine: Annotated[
+        str | None,
+        typer.Option("--engine", help="tidesim (the default) or tide-reference."),
+    ] = None,
     sizes: Sizes = None,
     split: SplitOption = None,
     set_: Overrides = None,
@@ -74,25 +81,26 @@ def simulate(
     """
     whole, profile = read_trace(trace), read_profile(hardware, set_)
     requests, split_name = choose_split(whole, split)
+    model_sizes = read_sizes(sizes)
     settings: dict[str, Any] = {
         "policy": policy,
         "interval": interval,
         "budget": budget,
         "memory_bytes": to_bytes(memory_gb),
-        "engine": engine,
+        "engine": engine or "tidesim",
     }
     if schedule is not None:
-        if policy or interval or budget or memory_gb:
+        if any(item is not None for item in (policy, interval, budget, memory_gb, engine)):
             raise SettingError(
-                "--schedule decides policy, interval and budget; give it alone or leave it out"
+                "--schedule decides policy, interval, budget and engine; leave those options out"
             )
-        settings = _from_schedule(schedule, whole, profile, force=force)
+        settings = _from_schedule(schedule, whole, profile, sizes=model_sizes, force=force)
     if settings["policy"] is None:
         raise SettingError("give --policy NAME or --schedule FILE")
     result = run_simulation(
         requests,
         profile,
-        sizes=read_sizes(sizes),
+        sizes=model_sizes,
         popularity_from=training_requests(whole),
         **settings,
     )
@@ -103,13 +111,23 @@ def simulate(
     _print_result(f"{trace} ({split_name} requests) on {profile.name}", answer)
 
 
-def _from_schedule(path: Path, trace: Any, profile: Any, *, force: bool) -> dict[str, Any]:
+def _from_schedule(
+    path: Path, trace: Trace, profile: HardwareProfile, *, sizes: ModelSpec | None, force: bool
+) -> dict[str, Any]:
     plan: Schedule = load_schedule(path)
-    check_schedule(plan, trace, profile, forced=force)
+    model = trace.meta.model
+    check_schedule(
+        plan, trace, profile, sizes=sized_spec(model, sizes) if sizes else model, forced=force
+    )
+    if plan.interval is None or len(set(plan.budgets)) > 1:
+        raise SettingError(
+            f"{path}: layers differ in budget or refresh steps, which cannot be simulated yet; "
+            "solve with --formulation uniform"
+        )
     return {
         "policy": plan.policy,
         "interval": plan.interval,
-        "budget": plan.layers[0].budget,
+        "budget": plan.budgets[0],
         "memory_bytes": None,
         "engine": plan.engine,
     }

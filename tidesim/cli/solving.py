@@ -69,6 +69,7 @@ def solve(
         backend=backend,
         time_limit_s=time_limit,
         gap=gap,
+        trace_name=trace,
     )
     save_schedule(solved.schedule, out)
     answer = solved.to_json() | {"schedule": str(out)}

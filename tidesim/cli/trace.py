@@ -99,7 +99,8 @@ def stats(
     both = {which: measure(which) for which in ([window] if window else list(Window))}
     first = both[window or Window.BLOCK]
     if plot:
-        _plot(plot, trace, requests, list(both.values()))
+        block = both.get(Window.BLOCK) or measure(Window.BLOCK)
+        _plot(plot, trace, requests, first, block, both.get(Window.FULL))
     if json:
         windows = {str(which): item.to_json() for which, item in both.items()}
         print_json(first.to_json() | ({"windows": windows} if len(both) > 1 else {}))
@@ -108,16 +109,15 @@ def stats(
         _print_stats(f"{trace}, window {which}", item.to_json())
 
 
-def _plot(path: Path, name: str, trace: Trace, measured: list[Any]) -> None:
+def _plot(path: Path, name: str, trace: Trace, shown: Any, block: Any, full: Any | None) -> None:
     from tidesim.report import trace_figures as figures  # noqa: PLC0415
     from tidesim.report.html import Section, write_report  # noqa: PLC0415
 
-    block = measured[0]
     sections = [
-        Section("Stability of routing", figures.stability_figure(block, *measured[1:])),
-        Section("Hit ratio by budget and lag", figures.hit_ratio_figure(block)),
-        Section("Distinct experts by layer", figures.distinct_by_layer_figure(block)),
-        Section("Popularity", figures.popularity_figure(block)),
+        Section("Stability of routing", figures.stability_figure(block, full)),
+        Section("Hit ratio by budget and lag", figures.hit_ratio_figure(shown)),
+        Section("Distinct experts by layer", figures.distinct_by_layer_figure(shown)),
+        Section("Popularity", figures.popularity_figure(shown)),
     ]
     write_report(
         path,

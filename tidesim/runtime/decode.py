@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from tidesim.errors import SettingError
+from tidesim.errors import FormatError, SettingError
 from tidesim.runtime.model import KeyValueCache, Transformer, block_causal_mask
 from tidesim.trace.passes import Kind, Window
 
@@ -55,10 +55,14 @@ class DecodeSettings:
             "block_length": (self.block_length, self.block_length >= 1, "at least 1"),
             "steps": (self.steps, self.steps >= 1, "at least 1"),
             "threshold": (self.threshold, 0 <= self.threshold <= 1, "between 0 and 1"),
-            "temperature": (self.temperature, 0 <= self.temperature < 1e6, "0 or more"),
+            "temperature": (
+                self.temperature,
+                self.temperature == 0 or 1e-6 <= self.temperature <= 1e6,
+                "0, or between 1e-6 and 1e6",
+            ),
             "top_p": (self.top_p, 0 < self.top_p <= 1, "above 0 and at most 1"),
             "top_k": (self.top_k, self.top_k >= 0, "0 (off) or more"),
-            "seed": (self.seed, self.seed >= 0, "0 or more"),
+            "seed": (self.seed, 0 <= self.seed < 1 << 63, "0 or more and below 2**63"),
         }
         for name, (value, holds, rule) in rules.items():
             if not holds:
@@ -199,7 +203,7 @@ class Decoder:
             if settings.window is Window.BLOCK
             else None
         )
-        self.passes = self.steps = self.written = self.block_steps = 0
+        self.passes = self.steps = self.written = self.block_steps = self.finished = 0
 
     def _check(self, prompt: list[int]) -> None:
         spec = self.model.spec
@@ -232,6 +236,7 @@ class Decoder:
         for block in range(first, self.blocks):
             self._denoise(block)
             self._commit(block)
+            self.finished += 1
             if self.settings.stop_at_eos and self._has_eos((block + 1) * self.block):
                 break
 
@@ -262,6 +267,7 @@ class Decoder:
             if not bool(masked.any()):
                 break
             logits, routes = self._forward(start, end, last=self.block)
+            self._check_logits(logits)
             candidates, confidence = choose(logits, settings, self.generator)
             written = positions_to_write(
                 confidence, masked, quota=quota, threshold=settings.threshold
@@ -272,9 +278,20 @@ class Decoder:
             self.steps += 1
             self.block_steps += 1
             self._emit(
-                Kind.DENOISE, block, step, (start, end), routes[:, -self.block :],
+                Kind.DENOISE, block, step, (start, end), self._block_routes(routes),
                 masked=masked, committed=written,
             )  # fmt: skip
+
+    def _block_routes(self, routes: Tensor) -> Tensor:
+        """Return the routes of the block alone, so that an event keeps no prefix in memory."""
+        return routes if self.cache is not None else routes[:, -self.block :].clone()
+
+    def _check_logits(self, logits: Tensor) -> None:
+        if bool(logits.isnan().any()):
+            raise FormatError(
+                f"model {self.model.spec.name} computes NaN in {self.model.lm_head.weight.dtype}; "
+                "use --dtype bfloat16 or float32, or fetch the checkpoint again"
+            )
 
     def _commit(self, block: int) -> None:
         """Store the finished block's exact keys and values."""
@@ -327,12 +344,11 @@ class Decoder:
         tokens = [t for t in self.ids[self.prompt_length : end].tolist() if t != self.mask_id]
         if self.eos_id in tokens and self.settings.stop_at_eos:
             tokens = tokens[: tokens.index(self.eos_id) + 1]
-        blocks = -(-(self.prompt_length + self.written) // self.block)
         return Decoded(
             tokens=tokens,
             steps=self.steps,
             passes=self.passes,
-            blocks=blocks - self.prompt_length // self.block,
+            blocks=self.finished,
             written=self.written,
             seconds=seconds,
         )
@@ -366,6 +382,8 @@ def decode(
     ------
     SettingError
         The prompt does not suit the model.
+    FormatError
+        The model computes NaN.
     """
     decoder = Decoder(model, prompt, settings, observe=observe)
     device = model.lm_head.weight.device

@@ -47,7 +47,7 @@ class Prompt(BaseModel):
         Raises
         ------
         SettingError
-            Text without a tokenizer, or chat markup around token ids.
+            Text without a tokenizer or that is no Unicode, or chat markup around token ids.
         """
         if self.ids is not None:
             if chat:
@@ -58,6 +58,8 @@ class Prompt(BaseModel):
                 "a text prompt needs the checkpoint's tokenizer.json; give token ids"
             )
         text = self.text or ""
+        if not text.isascii() and any("\ud800" <= letter <= "\udfff" for letter in text):
+            raise SettingError("the prompt is not valid Unicode text; write it in UTF-8")
         return list(tokenizer.encode(chat_markup(text) if chat else text).ids)
 
 
@@ -92,7 +94,7 @@ def load_prompts(path: str | Path | None = None) -> list[Prompt]:
     """
     file = Path(path) if path else data_dir("traces") / BUNDLED
     prompts = []
-    for number, line in enumerate(_read(file).splitlines(), start=1):
+    for number, line in enumerate(_read(file).split("\n"), start=1):
         if not line.strip():
             continue
         try:
@@ -115,8 +117,9 @@ def load_prompt_ids(path: str | Path) -> Prompt:
         No such file, or something else in it.
     """
     file = Path(path)
+    written = _read(file)
     try:
-        content = json.loads(_read(file))
+        content = json.loads(written)
         return Prompt(ids=content["ids"])
     except ValidationError as error:
         raise FormatError(f'{file}: {_first_reason(error)}; write {{"ids": [1, 2, 3]}}') from None

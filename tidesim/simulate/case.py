@@ -149,7 +149,10 @@ def sizes_label(routing: ModelSpec, spec: ModelSpec) -> str:
     """Say whose routing at whose sizes a run simulates."""
     if spec == routing:
         return routing.name
-    return f"routing of {routing.name} at the sizes of {spec.name}"
+    return (
+        f"routing of {routing.name} ({routing.moe_layers} mixture layers, {routing.num_experts} "
+        f"experts, top-{routing.num_experts_per_tok}) at the sizes of {spec.name}"
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -62,7 +62,7 @@ class Prices:
     layers : range
         Indices of the mixture layers in the model.
     host : tuple of Operation
-        One per mixture layer: host sync and, where engines overlap, the policy's decision.
+        One per mixture layer: host sync and the policy's decision.
     sync : Operation
         Host sync after the last layer.
     """
@@ -73,9 +73,10 @@ class Prices:
         self._to_gpu_s = latency.expert_copy_s(copies, Direction.H2D, pinned=pinned)
         self._to_host_s = latency.expert_copy_s(copies, Direction.D2H, pinned=pinned)
         self.layers = range(spec.first_k_dense_replace, spec.num_hidden_layers)
-        decide_s = latency.decide_s if engine.overlap else 0.0
         self.host = tuple(
-            operation([Part("sync", latency.sync_s, layer), Part("decide", decide_s, layer)])
+            operation(
+                [Part("sync", latency.sync_s, layer), Part("decide", latency.decide_s, layer)]
+            )
             for layer in self.layers
         )
         self.sync = single("sync", latency.sync_s, -1)

@@ -1,5 +1,6 @@
 """Simulate: place the experts of every pass, time the passes, count what moved."""
 
+import math
 from collections.abc import Iterable
 from typing import Protocol
 
@@ -41,7 +42,7 @@ def run(
     Raises
     ------
     SettingError
-        The trace holds no denoise pass.
+        The trace holds no denoise pass, or its times are too long to add up.
     """
     engine = case.setup.engine
     prices = Prices(case.latency, engine, case.spec)
@@ -51,6 +52,11 @@ def run(
     timing = method(placements, prices, keep_records=keep_records)
     if not tally.steps:
         raise SettingError("the trace holds no denoise pass, so there is nothing to simulate")
+    if not math.isfinite(timing.seconds):
+        raise SettingError(
+            f"the times of a run on {case.hardware} are too long to add up; "
+            "look for absurd rates or seconds in the profile and its overrides"
+        )
     return _result(case, tally, written, timing)
 
 

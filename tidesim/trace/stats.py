@@ -13,6 +13,7 @@ from tidesim.trace.similarity import popularity
 from tidesim.trace.tally import Ratios, add_between, add_block, blocks
 
 DEFAULT_LAGS = (0, 1, 2, 5)
+LARGEST_LAG = 32767  # a trace numbers steps in 16 bits
 Curve = Mapping[int, float | None]
 
 
@@ -246,8 +247,10 @@ def _check_settings(
 ) -> None:
     top_k, num_experts = model.num_experts_per_tok, model.num_experts
     for lag in lags:
-        if not _is_int(lag) or lag < 0:
-            raise SettingError(f"lag is {lag!r}, but a lag is a whole number of steps, 0 or more")
+        if not _is_int(lag) or not 0 <= lag <= LARGEST_LAG:
+            raise SettingError(
+                f"lag is {lag!r}, but a lag is a whole number of steps, 0 to {LARGEST_LAG}"
+            )
     for budget in budgets:
         if not _is_int(budget) or not top_k <= budget <= num_experts:
             raise SettingError(
