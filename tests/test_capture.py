@@ -62,7 +62,8 @@ def test_metadata_says_where_the_trace_comes_from(golden, tmp_path):
     assert [r.generated_tokens for r in meta.requests] == [96, 96]
 
 
-def test_unwritable_folder_stops_before_anything_is_decoded(golden, tmp_path):
+def test_unwritable_folder_stops_before_anything_is_decoded(golden, tmp_path, monkeypatch):
+    monkeypatch.setattr("tidesim.runtime.capture.decode", None)
     with pytest.raises(OutputError, match="cannot be written"):
         capture_golden(golden, tmp_path / "none" / "t.parquet", Window.BLOCK)
 

@@ -74,6 +74,30 @@ def test_merged_experts_load_the_same_weights(folder, tensors):
     assert same_weights(load_model(folder), load_model(GOLDEN))
 
 
+def test_merged_and_sharded_checkpoint_of_dfactory_loads_the_same_weights(folder, tensors):
+    config = json.loads((folder / "config.json").read_text()) | {"model_type": "llada2_moe_veomni"}
+    (folder / "config.json").write_text(json.dumps(config))
+    write_shards(merge_experts(tensors), folder)
+
+    assert same_weights(load_model(folder), load_model(GOLDEN))
+
+
+def test_tied_checkpoint_uses_one_tensor_twice_and_may_store_it_twice(folder, tensors):
+    config = json.loads((folder / "config.json").read_text()) | {"tie_word_embeddings": True}
+    (folder / "config.json").write_text(json.dumps(config))
+    save_file(tensors, folder / "model.safetensors")
+
+    model = load_model(folder)
+
+    assert model.lm_head.weight is model.word_embeddings.weight
+
+
+def test_routing_weights_stored_in_float32_stay_so():
+    model = load_model(GOLDEN, dtype="bfloat16")
+
+    assert model.mixtures()[0].gate.weight.dtype == torch.float32
+
+
 @pytest.mark.parametrize("stored", [torch.float64, torch.float16, torch.bfloat16])
 def test_any_float_dtype_is_converted_to_the_one_asked_for(folder, tensors, stored):
     save_file({n: t.to(stored) for n, t in tensors.items()}, folder / "model.safetensors")

@@ -188,6 +188,18 @@ def test_generation_longer_than_the_model_is_refused(model):
         decode(model, [1], settings(Window.BLOCK, gen_length=5000))
 
 
+@pytest.mark.parametrize("prompt_length", [20, 32, 64, 70])
+def test_both_windows_sample_the_same_tokens(model, prompt_length):
+    prompt = [7 * number % 499 for number in range(prompt_length)]
+    texts = [
+        decode(model, prompt, settings(window, temperature=0.8, top_k=20, gen_length=50)).tokens
+        for window in Window
+    ]
+
+    assert texts[0] == texts[1]
+    assert len(texts[0]) == 50 or texts[0][-1] == 501
+
+
 def test_steps_below_the_block_length_write_several_positions_each(model):
     decoded = decode(model, [1], settings(Window.BLOCK, steps=4, threshold=1.0, gen_length=31))
 

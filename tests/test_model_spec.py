@@ -92,9 +92,14 @@ def test_a_tied_head_is_stored_once(config: dict[str, Any]) -> None:
 def test_what_a_config_leaves_out_has_the_value_of_the_published_class(
     config: dict[str, Any],
 ) -> None:
-    spec = spec_of(config)
+    spec = spec_of({key: value for key, value in config.items() if key != "pad_token_id"})
 
     assert (spec.mask_token_id, spec.eos_token_id, spec.block_length) == (156895, 156892, 32)
+
+
+def test_the_padding_token_ends_texts_where_no_end_token_is_given(config: dict[str, Any]) -> None:
+    assert spec_of(config).eos_token_id == config["pad_token_id"]
+    assert spec_of(config | {"eos_token_id": 7}).eos_token_id == 7
 
 
 def test_the_dtype_has_two_names(config: dict[str, Any]) -> None:

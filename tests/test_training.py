@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from tidesim.errors import SettingError
 from tidesim.model_spec import ModelSpec
 from tidesim.runtime.model import Context, Transformer, one_product_per_expert, rotary_table
 from tidesim.runtime.training.corpus import is_heldout, read_corpus, train_tokenizer
@@ -138,7 +139,7 @@ def losses(spec, recipe, tokens, *, until=None, path=None):
     if path is not None and path.exists():
         run.restore(path)
     seen = []
-    for step, loss in train_steps(run, recipe, tokens):
+    for step, loss in train_steps(run, tokens):
         seen.append(loss)
         if step == until:
             run.save(path)
@@ -156,6 +157,14 @@ def test_training_lowers_the_loss_and_a_resumed_run_goes_on_exactly(spec, tmp_pa
 
     assert first + rest == whole
     assert np.mean(whole[-5:]) < 0.85 * whole[0]
+
+
+def test_state_of_another_recipe_is_refused(spec, tmp_path):
+    path = tmp_path / "state.safetensors"
+    start_run(spec, Recipe(seed=1), torch.device("cpu")).save(path)
+
+    with pytest.raises(SettingError, match="another recipe"):
+        start_run(spec, Recipe(seed=2), torch.device("cpu")).restore(path)
 
 
 def test_learning_rate_warms_up_and_ends_at_zero():

@@ -17,6 +17,7 @@ from tidesim.report.trace_figures import stability_figure
 from tidesim.runtime.capture import Captured, capture
 from tidesim.runtime.checkpoint import checkpoint_digest, load_model, load_tokenizer
 from tidesim.runtime.decode import DecodeSettings, PassEvent
+from tidesim.runtime.device import set_up_torch
 from tidesim.runtime.prompts import Prompt, load_prompts
 from tidesim.schedule import save_schedule
 from tidesim.simulate import simulate
@@ -91,6 +92,7 @@ def run_demo(folder: Path, *, stage: Stage, watch: Watch, prompts: list[Prompt])
         raise OutputError(f"{folder}: cannot be created ({error.strerror})") from None
     path = folder / "trace.parquet"
     stage(f"1/3 capture: {CHECKPOINT} writes {len(prompts)} texts")
+    set_up_torch(device="cpu", threads=1, dtype=None)  # its products are too small to share
     _capture(path, load_tokenizer(CHECKPOINT), prompts, watch)
     trace, profile, sizes = load_trace(path), load_profile(HARDWARE), load_model_spec(SIZES)
     budget = trace.meta.model.num_experts // 4

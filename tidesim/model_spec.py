@@ -14,7 +14,8 @@ DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 MODEL_TYPE = "llada2_moe"
 _MODEL_TYPES = (MODEL_TYPE, "llada2_moe_veomni")  # dFactory names merged checkpoints so
 
-# What a config.json may leave out: the value the published model class uses by default.
+# What a config.json may leave out: the value the published model class uses by default. Where
+# eos_token_id is missing, pad_token_id stands for it: LLaDA2.0 ends and pads with one token.
 _CLASS_DEFAULTS = {"mask_token_id": 156895, "eos_token_id": 156892, "block_length": 32}
 _RENAMED = {"torch_dtype": "dtype"}
 # Keys that describe a choice this implementation has only one way to make.
@@ -27,6 +28,8 @@ _REQUIRED_VALUES: dict[str, Any] = {
     "use_qkv_bias": False,
     "rope_scaling": None,
     "moe_router_enable_expert_bias": True,
+    "use_sliding_window": False,
+    "norm_head": False,
 }
 
 
@@ -80,6 +83,8 @@ class ModelSpec(BaseModel):
             ),
             f"first_k_dense_replace {self.first_k_dense_replace} exceeds num_hidden_layers "
             f"{self.num_hidden_layers}": self.first_k_dense_replace > self.num_hidden_layers,
+            f"head_dim {self.head_dim} x partial_rotary_factor {self.partial_rotary_factor} gives no "
+            "even number of rotated dimensions": (self.rotary_dim < 2 or self.rotary_dim % 2),
             f"dtype {self.dtype!r} is not one of {', '.join(DTYPE_BYTES)}": (
                 self.dtype not in DTYPE_BYTES
             ),
@@ -88,6 +93,11 @@ class ModelSpec(BaseModel):
             if broken:
                 raise ValueError(sentence)
         return self
+
+    @property
+    def rotary_dim(self) -> int:
+        """Dimensions of a head that the rotary embedding turns."""
+        return int(self.head_dim * self.partial_rotary_factor)
 
     @property
     def moe_layers(self) -> int:
@@ -193,18 +203,18 @@ class ModelSpec(BaseModel):
                 raise FormatError(
                     f"{source}: {key} is {config[key]!r} but only {needed!r} is implemented"
                 )
-        renamed = {_RENAMED.get(key, key): value for key, value in config.items()}
+        stated = {key: value for key, value in config.items() if value is not None}
+        renamed = {_RENAMED.get(key, key): value for key, value in stated.items()}
         known = {key: renamed[key] for key in cls.model_fields if key in renamed and key != "name"}
-        values = _CLASS_DEFAULTS | {key: known[key] for key in known if known[key] is not None}
+        end = {"eos_token_id": stated["pad_token_id"]} if "pad_token_id" in stated else {}
+        values = _CLASS_DEFAULTS | end | known
         try:
             return cls(name=name, **values)
         except ValidationError as error:
             first = error.errors()[0]
             key = ".".join(map(str, first["loc"])) or "config"
-            raise FormatError(
-                f"{source}: {key}: {first['msg']} (got {_short(first.get('input'))}); "
-                "repair config.json"
-            ) from None
+            got = "" if first["type"] == "missing" else f" (got {_short(first.get('input'))})"
+            raise FormatError(f"{source}: {key}: {first['msg']}{got}; repair config.json") from None
 
 
 def _short(value: object) -> str:

@@ -45,7 +45,10 @@ MaskId = Annotated[
 EosId = Annotated[int | None, typer.Option("--eos-id", help="End token; by default the model's.")]
 StopAtEos = Annotated[
     bool,
-    typer.Option("--stop-at-eos/--no-stop-at-eos", help="Stop after a block with the end token."),
+    typer.Option(
+        "--stop-at-eos/--no-stop-at-eos",
+        help="Stop after a block with the end token and cut the text there.",
+    ),
 ]
 Device = Annotated[str, typer.Option("--device", help="cpu or cuda.")]
 Threads = Annotated[int, typer.Option("--threads", help="CPU threads; 0 leaves torch's choice.")]

@@ -12,7 +12,7 @@ RESOURCES = {
     "cpu": "#D5661A",
     "h2d": "#1E9E77",
     "d2h": "#C269B0",
-    "host": "#857A1E",
+    "host": "#5F6A72",
 }
 POLICIES = {
     "schedule": "#A7178F",

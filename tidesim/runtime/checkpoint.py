@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from tidesim.errors import FormatError, NotFoundError
+from tidesim.errors import CapacityError, FormatError, NotFoundError
 from tidesim.model_spec import MODEL_TYPE, ModelSpec, load_model_spec, read_config
 from tidesim.resources import atomic_path, find_checkpoint, sha256_file, write_text
 from tidesim.runtime.model import TORCH_DTYPES, Transformer
@@ -139,7 +139,8 @@ def _check(
     directory: Path, sources: dict[str, _Source], expected: dict[str, tuple[int, ...]]
 ) -> None:
     missing = [name for name in expected if name not in sources]
-    extra = [name for name in sources if name not in expected]
+    tied = {"lm_head.weight"} if "lm_head.weight" not in expected else set()
+    extra = [name for name in sources if name not in expected and name not in tied]
     for found, what in ((missing, "is missing"), (extra, "is not part of the model")):
         if found:
             more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
@@ -152,9 +153,9 @@ def _check(
 
 
 def _read_bank(
-    prefix: str, sources: dict[str, _Source], spec: ModelSpec, dtype: torch.dtype
+    prefix: str, sources: dict[str, _Source], spec: ModelSpec, dtype: torch.dtype, device: str
 ) -> Tensor:
-    bank = torch.empty(spec.num_experts, spec.expert_params, dtype=dtype)
+    bank = torch.empty(spec.num_experts, spec.expert_params, dtype=dtype, device=device)
     pieces = bank.view(spec.num_experts, 3, -1)  # gate, up and down have the same size
     for number, projection in enumerate(_PROJECTIONS):
         merged = sources.get(f"{prefix}.{projection}")
@@ -168,15 +169,18 @@ def _read_bank(
 
 
 def _weights(
-    model: Transformer, sources: dict[str, _Source], dtype: torch.dtype
+    model: Transformer, sources: dict[str, _Source], dtype: torch.dtype, device: str
 ) -> Iterator[tuple[str, Tensor]]:
     for name, _ in model.named_parameters():
         if name.endswith(".bank"):
             prefix = published_name(name.removesuffix(".bank"))
-            yield name, _read_bank(prefix, sources, model.spec, dtype)
-        else:
-            wanted = torch.float32 if name.endswith("expert_bias") else dtype
-            yield name, sources[published_name(name)].read().to(wanted)
+            yield name, _read_bank(prefix, sources, model.spec, dtype, device)
+            continue
+        stored = sources[published_name(name)].read()
+        exact = name.endswith("expert_bias") or (
+            name.endswith("mlp.gate.weight") and stored.dtype in (torch.float32, torch.float64)
+        )  # what routing depends on is never rounded
+        yield name, stored.to(device, torch.float32 if exact else dtype)
 
 
 def load_model(
@@ -197,6 +201,8 @@ def load_model(
     ------
     NotFoundError, FormatError
         A file is missing or truncated; a tensor is missing, extra, mis-shaped or no float.
+    CapacityError
+        The weights do not fit the device's memory.
     """
     root = find_checkpoint(directory)
     spec = load_model_spec(root)
@@ -207,11 +213,17 @@ def load_model(
         sources = _open_all(checkpoint_files(root), stack)
         merged = any(name.endswith("mlp.experts.gate_proj") for name in sources)
         _check(root, sources, _expected(model, merged=merged))
-        state = dict(_weights(model, sources, wanted))
+        try:
+            state = dict(_weights(model, sources, wanted, device))
+        except (torch.OutOfMemoryError, MemoryError) as error:
+            raise CapacityError(
+                f"{root}: its weights do not fit the memory of {device} ({error}); "
+                "use a smaller --dtype, or another --device"
+            ) from None
         model.load_state_dict(state, strict=False, assign=True)
     if spec.tie_word_embeddings:
         model.lm_head.weight = model.word_embeddings.weight
-    return model.to(device).eval().requires_grad_(requires_grad=False)
+    return model.eval().requires_grad_(requires_grad=False)
 
 
 def load_tokenizer(directory: str | Path) -> Tokenizer:

@@ -33,7 +33,8 @@ class DecodeSettings:
     mask_id, eos_id : int or None
         None takes the model's.
     stop_at_eos : bool
-        Stop after a block that holds the end-of-text token.
+        Stop after a block that holds the end-of-text token and cut the text there; False writes
+        `gen_length` tokens whatever they are.
     """
 
     gen_length: int = 256
@@ -197,7 +198,6 @@ class Decoder:
         self.ids = torch.full((self.blocks * self.block,), self.mask_id, device=device)
         self.ids[: len(prompt)] = torch.tensor(prompt, device=device)
         self.generator = torch.Generator(device).manual_seed(settings.seed)
-        self.mask = block_causal_mask(len(self.ids), self.block, device)
         self.cache = (
             KeyValueCache.empty(spec, len(self.ids), model.lm_head.weight)
             if settings.window is Window.BLOCK
@@ -247,11 +247,14 @@ class Decoder:
         """Run positions start..end (window block) or 0..end (window full)."""
         self.passes += 1
         if self.cache is None:
-            return self.model(self.ids[:end], mask=self.mask[:end, :end], last=last)  # type: ignore[no-any-return]
-        mask = None if end - start <= self.block else self.mask[start:end, :end]
+            return self.model(self.ids[:end], mask=self._mask(end), last=last)  # type: ignore[no-any-return]
+        mask = self._mask(end) if end - start > self.block else None  # one block sees all of itself
         return self.model(  # type: ignore[no-any-return]
             self.ids[start:end], start=start, mask=mask, cache=self.cache, last=last
         )
+
+    def _mask(self, tokens: int) -> Tensor:
+        return block_causal_mask(tokens, self.block, self.ids.device)
 
     def _prefill(self, tokens: int) -> None:
         if tokens and self.cache is not None:
@@ -334,7 +337,7 @@ class Decoder:
                 masked=masked,
                 committed=committed,
                 routes=routes,
-                ids=self.ids[span[0] : span[1]],
+                ids=self.ids[span[0] : span[1]].clone(),
             )
         )
 

@@ -39,7 +39,7 @@ class RMSNorm(nn.Module):
 
 def rotary_table(positions: Tensor, spec: ModelSpec) -> tuple[Tensor, Tensor]:
     """Return cosines and sines of the rotated dimensions, each [T, rotary_dim] in float32."""
-    dim = int(spec.head_dim * spec.partial_rotary_factor)
+    dim = spec.rotary_dim
     exponents = torch.arange(0, dim, 2, dtype=torch.float32, device=positions.device) / dim
     angles = positions.float()[:, None] * spec.rope_theta**-exponents  # [T, rotary_dim / 2]
     angles = torch.cat((angles, angles), dim=-1)

@@ -24,7 +24,7 @@ It exists to give real routing, not good text.
   chosen by a hash of its path; byte-level BPE of {vocab} tokens trained on the same files.
 - **Objective**: block diffusion, every block noised beside the clean blocks before it, masked
   positions weighted 1/t; bias-based load balancing.
-- **Run**: {steps} steps of {tokens_per_step} tokens, seed {seed}, on CPU cores; recipe:
+- **Run**: {steps} steps of {tokens_per_step} tokens, seed {seed}, {device}; recipe:
   `make tiny-checkpoint`, code in `tidesim/runtime/training`.
 
 | measured on held-out files | bits per byte | nats per token |
@@ -66,7 +66,7 @@ def export(model: Transformer, tokenizer: Path, out: Path, *, recipe: dict[str, 
     out : Path
         Checkpoint folder.
     recipe : dict
-        For the README: ``steps``, ``tokens_per_step``, ``seed``.
+        For the README: ``steps``, ``tokens_per_step``, ``seed``, ``device``.
     """
     out.mkdir(parents=True, exist_ok=True)
     save_checkpoint(model, out, dtype="bfloat16")

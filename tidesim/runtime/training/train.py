@@ -17,6 +17,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from tidesim.errors import SettingError
 from tidesim.model_spec import ModelSpec
 from tidesim.resources import atomic_path
 from tidesim.runtime.model import Transformer
@@ -112,8 +113,9 @@ def batch(
 
 @dataclass(slots=True)
 class Run:
-    """A training run in memory: model, optimisers and the next step."""
+    """A training run in memory: recipe, model, optimisers and the next step."""
 
+    recipe: Recipe
     model: Transformer
     optimizers: list[torch.optim.Optimizer]
     step: int = 0
@@ -129,15 +131,28 @@ class Run:
 
     def save(self, path: Path) -> None:
         """Write the state as safetensors, whole or not at all."""
+        metadata = {"step": str(self.step), "recipe": json.dumps(asdict(self.recipe))}
         with atomic_path(path) as temporary:
-            save_file(self.state(), temporary, metadata={"step": str(self.step)})
+            save_file(self.state(), temporary, metadata=metadata)
 
     def restore(self, path: Path) -> None:
-        """Read a state that `save` wrote."""
+        """Read a state that `save` wrote.
+
+        Raises
+        ------
+        SettingError
+            The state is of another recipe.
+        """
         states: list[dict[int, dict[str, Tensor]]] = [{} for _ in self.optimizers]
         model_state = {}
         with safe_open(path, framework="pt") as file:
-            self.step = int(file.metadata()["step"])
+            metadata = file.metadata()
+            if json.loads(metadata["recipe"]) != asdict(self.recipe):
+                raise SettingError(
+                    f"{path}: is the state of another recipe, {metadata['recipe']}; "
+                    "go on with its settings, or give an empty --work folder"
+                )
+            self.step = int(metadata["step"])
             for name in file.keys():  # noqa: SIM118 (a safetensors file is no mapping)
                 kind, rest = name.split(".", 1)
                 if kind == "model":
@@ -159,12 +174,12 @@ def start_run(spec: ModelSpec, recipe: Recipe, device: torch.device) -> Run:
     model.to(device)
     for mixture in model.mixtures():
         mixture.dispatch = trainable_dispatch
-    return Run(model=model, optimizers=make_optimizers(model, lr=recipe.lr))
+    return Run(recipe=recipe, model=model, optimizers=make_optimizers(model, lr=recipe.lr))
 
 
-def train_steps(run: Run, recipe: Recipe, tokens: Tensor) -> Iterator[tuple[int, float]]:
+def train_steps(run: Run, tokens: Tensor) -> Iterator[tuple[int, float]]:
     """Take the remaining steps; yield each step's number and loss in nats per masked token."""
-    model, spec = run.model, run.model.spec
+    recipe, model, spec = run.recipe, run.model, run.model.spec
     device = model.lm_head.weight.device
     bases = [[group["lr"] for group in optimizer.param_groups] for optimizer in run.optimizers]
     while run.step < recipe.steps:
@@ -229,19 +244,19 @@ def main(
     state = work / "state.safetensors"
     if state.exists():
         run.restore(state)
-    _report_steps(run, recipe, train, heldout, state)
+    _report_steps(run, train, heldout, state)
     quality = export(
         run.model,
         work / "tokenizer.json",
         out,
-        recipe={name: getattr(recipe, name) for name in ("steps", "tokens_per_step", "seed")},
+        recipe=asdict(recipe) | {"device": "on CUDA" if device.type == "cuda" else "on CPU cores"},
     )
     typer.echo(json.dumps({"checkpoint": str(out)} | asdict(quality)))
 
 
-def _report_steps(run: Run, recipe: Recipe, train: Tensor, heldout: Tensor, state: Path) -> None:
-    clock, losses = time.perf_counter(), []
-    for step, loss in train_steps(run, recipe, train):
+def _report_steps(run: Run, train: Tensor, heldout: Tensor, state: Path) -> None:
+    recipe, clock, losses = run.recipe, time.perf_counter(), []
+    for step, loss in train_steps(run, train):
         losses.append(loss)
         if step % 50 and step != recipe.steps:
             continue
