@@ -162,6 +162,7 @@ def case_of(
         policy=get_policy(policy) if isinstance(policy, str) else policy,
         memory=NO_MEMORY,
         hardware="fake",
+        hardware_kinds={},
     )
 
 

@@ -157,6 +157,18 @@ def test_simulate_has_the_documented_keys(ok):
     assert answer["split"] == "heldout"
 
 
+def test_what_if_is_named_in_the_answer(ok):
+    plain = ok(*simulate("--budget", 16, "--sizes", "llada2.0-mini"))
+    faster = ok(
+        *simulate("--budget", 16, "--sizes", "llada2.0-mini", "--set", "link.h2d_bytes_per_s=5e10")
+    )
+
+    assert plain["hardware"] == MACHINE
+    assert faster["hardware"] == f"{MACHINE} with link.h2d_bytes_per_s = 5e+10"
+    assert faster["hardware_kinds"]["measured"] == plain["hardware_kinds"]["measured"] - 1
+    assert faster["seconds"] < plain["seconds"]
+
+
 def test_sizes_are_labelled_and_change_bytes_but_not_placement(ok):
     own, mini = (
         ok(*simulate("--budget", 16)),

@@ -39,13 +39,16 @@ __all__ = [
     "Kind",
     "Quantity",
     "Row",
+    "count_kinds",
     "describe",
     "load_profile",
     "profile_names",
+    "what_if_label",
 ]
 
 FORMAT = "tidesim-hardware"
 VERSION = 1
+OVERRIDE = "override"  # the source of a number that a what-if replaced
 
 
 class Row(NamedTuple):
@@ -191,13 +194,25 @@ class HardwareProfile(Strict):
             section = data
             for part in path:
                 section = section[part]
-            section[leaf] = {"value": value, "source": "override", "kind": "estimated"}
+            section[leaf] = {"value": value, "source": OVERRIDE, "kind": "estimated"}
         try:
             changed = self.from_dict(data, source=self._file)
         except FormatError as error:
             raise SettingError(str(error).removeprefix(f"{self._file}: ")) from None
         changed._baseline = self.baseline
         return changed
+
+
+def count_kinds(profile: HardwareProfile) -> dict[str, int]:
+    """Count a profile's numbers that are measured, from a datasheet, or estimated."""
+    kinds = [row.kind for row in describe(profile)]
+    return {kind: kinds.count(kind) for kind in ("measured", "datasheet", "estimated")}
+
+
+def what_if_label(profile: HardwareProfile) -> str:
+    """Name a machine and every number of it that an override replaced."""
+    replaced = [f"{row.key} = {row.value:g}" for row in describe(profile) if row.source == OVERRIDE]
+    return f"{profile.name} with {', '.join(replaced)}" if replaced else profile.name
 
 
 _SECTIONS = ("machine", "gpu", "cpu", "link", "contention")

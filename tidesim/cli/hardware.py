@@ -7,7 +7,7 @@ from rich.padding import Padding
 from rich.text import Text
 
 from tidesim.cli.common import Json, Overrides, out, print_json, print_table, read_profile
-from tidesim.hardware import describe, load_profile, profile_names
+from tidesim.hardware import count_kinds, describe, load_profile, profile_names
 
 app = typer.Typer(help="Look into machine profiles.", no_args_is_help=True)
 
@@ -16,17 +16,13 @@ app = typer.Typer(help="Look into machine profiles.", no_args_is_help=True)
 def list_profiles(*, json: Json = False) -> None:
     """List the bundled machines."""
     profiles = [load_profile(name) for name in profile_names()]
-    kinds = ("measured", "datasheet", "estimated")
-    rows = []
-    for profile in profiles:
-        counted = [row.kind for row in describe(profile)]
-        rows.append({"name": profile.name, **{kind: counted.count(kind) for kind in kinds}})
+    rows = [{"name": profile.name, **count_kinds(profile)} for profile in profiles]
     if json:
         print_json({"hardware": rows})
         return
     print_table(
         "Machines, with how many of their numbers are measured, from a datasheet or estimated",
-        ["name", *kinds],
+        ["name", *count_kinds(profiles[0])],
         [[str(value) for value in row.values()] for row in rows],
     )
 

@@ -104,11 +104,11 @@ def simulate(
         popularity_from=training_requests(whole),
         **settings,
     )
-    answer = result.to_json() | {"split": split_name, "hardware": profile.name}
+    answer = result.to_json() | {"split": split_name}
     if json:
         print_json(answer)
         return
-    _print_result(f"{trace} ({split_name} requests) on {profile.name}", answer)
+    _print_result(f"{trace} ({split_name} requests) on {result.hardware}", answer)
 
 
 def _from_schedule(
@@ -139,6 +139,10 @@ def _print_result(title: str, answer: dict[str, Any]) -> None:
         title,
         [
             ("routing and sizes", f"{answer['sizes']} ({answer['provenance']})"),
+            (
+                "machine's numbers",
+                ", ".join(f"{n} {k}" for k, n in answer["hardware_kinds"].items()),
+            ),
             ("policy", f"{answer['policy']}, interval {answer['interval'] or '–'}"),
             ("engine", answer["engine"]),
             ("tokens per second", number(answer["tokens_per_s"])),

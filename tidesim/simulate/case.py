@@ -1,5 +1,6 @@
 """Case: everything a simulated run depends on, checked before any work."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -7,7 +8,7 @@ from pydantic import ValidationError
 
 from tidesim.engines import Engine, get_engine
 from tidesim.errors import CapacityError, SettingError
-from tidesim.hardware import HardwareProfile
+from tidesim.hardware import HardwareProfile, count_kinds, what_if_label
 from tidesim.latency import Latency
 from tidesim.memory import Extent, MemoryPlan, budget_for, extent, gigabytes, plan
 from tidesim.model_spec import ModelSpec
@@ -32,6 +33,8 @@ class Case:
         Makes a fresh policy from `setup`.
     memory : MemoryPlan
     hardware, profile_sha256 : str
+    hardware_kinds : mapping of str to int
+        How many of the machine's numbers are measured, from a datasheet, or estimated.
     trained_on : tuple of int
         Requests that the policy's popularity comes from.
     """
@@ -43,6 +46,7 @@ class Case:
     policy: PolicyFactory
     memory: MemoryPlan
     hardware: str
+    hardware_kinds: Mapping[str, int]
     profile_sha256: str = ""
     trained_on: tuple[int, ...] = ()
 
@@ -112,7 +116,8 @@ def prepare(
         setup=setup,
         policy=make,
         memory=fit.memory(setup),
-        hardware=profile.name,
+        hardware=what_if_label(profile),
+        hardware_kinds=count_kinds(profile),
         profile_sha256=profile.sha256,
         trained_on=_requests(popularity_from),
     )

@@ -1,5 +1,6 @@
 """SimulationResult: what a simulated run took, moved and was bound by."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -19,6 +20,9 @@ class SimulationResult:
     Attributes
     ----------
     policy, engine, hardware : str
+        `hardware` names what-if overrides, too.
+    hardware_kinds : mapping of str to int
+        How many of the machine's numbers are measured, from a datasheet, or estimated.
     sizes : str
         Whose routing at whose sizes was simulated.
     provenance : str
@@ -58,6 +62,7 @@ class SimulationResult:
     policy: str
     engine: str
     hardware: str
+    hardware_kinds: Mapping[str, int]
     sizes: str
     provenance: str
     interval: int | None
@@ -149,4 +154,5 @@ class SimulationResult:
         small = {name: value for name, value in stored.items() if name not in _LARGE}
         small |= {"budgets": list(self.budgets), "trained_on": list(self.trained_on)}
         small["memory"] = self.memory.to_json()
+        small["hardware_kinds"] = dict(self.hardware_kinds)
         return small | {name: getattr(self, name) for name in derived}

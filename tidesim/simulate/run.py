@@ -66,6 +66,7 @@ def _result(case: Case, tally: Tally, written: TokenCount, timing: Timing) -> Si
         policy=policy.name,
         engine=case.setup.engine.name,
         hardware=case.hardware,
+        hardware_kinds=case.hardware_kinds,
         sizes=sizes_label(meta.model, case.spec),
         provenance=meta.provenance,
         interval=policy.interval,
