@@ -47,10 +47,14 @@ def test_checkpoint_predicts_heldout_text_better_than_a_bigram_model():
     assert quality.masked_bits_per_byte < quality.bigram_bits_per_byte
 
 
-def test_no_token_dominates_what_the_checkpoint_writes_for_heldout_prompts():
+SAMPLED = {"temperature": 1.0, "top_p": 0.95, "threshold": 0.9}  # as the bundled trace
+
+
+@pytest.mark.parametrize("how", [SAMPLED, {}])
+def test_no_token_dominates_what_the_checkpoint_writes_for_heldout_prompts(how):
     model, tokenizer = load_model(CHECKPOINT), load_tokenizer(CHECKPOINT)
     prompts = [prompt for prompt in load_prompts() if prompt.split == "heldout"][:16]
-    settings = DecodeSettings(gen_length=48, temperature=0.7, top_p=0.95, threshold=0.9)
+    settings = DecodeSettings(gen_length=48, **how)
 
     outputs = [decode(model, prompt.tokens(tokenizer), settings).tokens for prompt in prompts]
 

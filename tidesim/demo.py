@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
 CHECKPOINT, HARDWARE, SIZES = "tide-tiny", "a100-40gb-pcie4-xeon48", "llada2.0-mini"
-SETTINGS = DecodeSettings(gen_length=128, temperature=0.6, threshold=0.9, top_p=0.95)
+SETTINGS = DecodeSettings(gen_length=128, temperature=1.0, threshold=0.9, top_p=0.95)
 TIMELINE_STEPS = 3
 
 Stage = Callable[[str], None]
