@@ -99,7 +99,7 @@ def timeline_figure(records: Sequence[Record]) -> go.Figure:
             "layer %{customdata[3]}<br>%{base:.4f} ms + %{x:.4f} ms<extra></extra>",
         )
     figure.update_layout(
-        barmode="overlay", hovermode="closest", height=340,
+        barmode="overlay", hovermode="closest", height=340, showlegend=False,
         yaxis={"categoryorder": "array", "categoryarray": [str(r) for r in reversed(Resource)]},
     )  # fmt: skip
     return figure
