@@ -11,6 +11,8 @@ import pytest
 
 from tidesim import cli
 from tidesim.resources import data_dir, find
+from tidesim.trace.io import load_trace, save_trace
+from tidesim.trace.passes import Kind, Trace
 
 GOLDEN = Path(__file__).parent / "golden" / "llada2-a"
 TRACE, MACHINE = "tide-tiny-mixed", "a100-40gb-pcie4-xeon48"
@@ -118,6 +120,17 @@ def test_stats_have_the_documented_keys_and_expected_shape(ok):
     assert answer["hit_ratio"].keys() == {"8", "16", "32"}
     assert answer["between_blocks"].keys() >= {"last_to_next_first", "same_step"}
     assert answer["windows"].keys() == {"block", "full"}
+
+
+def test_stats_of_a_trace_without_commit_passes_leave_out_window_full(tidesim, tmp_path):
+    trace = load_trace(TRACE)
+    kept = [item for item in trace.only([0]) if item.kind is not Kind.COMMIT]
+    save_trace(Trace(trace.only([0]).meta, kept), tmp_path / "t.parquet")
+
+    status, out, err = tidesim("trace", "stats", tmp_path / "t.parquet", "--json")
+
+    assert (status, "windows" in json.loads(out)) == (0, False)
+    assert "window full is left out" in err
 
 
 def test_stats_plot_is_a_page(ok, tmp_path):

@@ -82,12 +82,6 @@ def choose_split(trace: Trace, split: Split | None) -> tuple[Trace, str]:
     return trace.split(name), name
 
 
-def training_requests(trace: Trace) -> Trace:
-    """Return the requests that policies may learn from: the training split, else all."""
-    marked = {info.split for info in trace.meta.requests}
-    return trace.split("train") if "train" in marked else trace
-
-
 def read_trace(name: str) -> Trace:
     """Load a trace by name or path."""
     return load_trace(name)

@@ -24,13 +24,13 @@ from tidesim.cli.common import (
     read_trace,
     share,
     to_bytes,
-    training_requests,
 )
 from tidesim.compare import Comparison
 from tidesim.compare import compare as compare_policies
 from tidesim.errors import SettingError
 from tidesim.hardware import HardwareProfile
 from tidesim.model_spec import ModelSpec
+from tidesim.optimize import splits
 from tidesim.schedule import Schedule, check_schedule, load_schedule
 from tidesim.simulate import simulate as run_simulation
 from tidesim.simulate import sized_spec
@@ -101,7 +101,7 @@ def simulate(
         requests,
         profile,
         sizes=model_sizes,
-        popularity_from=training_requests(whole),
+        popularity_from=splits(whole)[0],
         **settings,
     )
     answer = result.to_json() | {"split": split_name}

@@ -10,6 +10,7 @@ from tidesim.cli.common import (
     Split,
     TraceName,
     check_writable,
+    err,
     number,
     print_json,
     print_pairs,
@@ -17,7 +18,7 @@ from tidesim.cli.common import (
     read_trace,
     share,
 )
-from tidesim.errors import SettingError
+from tidesim.errors import FormatError, SettingError
 from tidesim.trace.info import trace_info
 from tidesim.trace.passes import Trace, Window
 from tidesim.trace.stats import trace_stats
@@ -96,7 +97,12 @@ def stats(
             masked_at_most=masked_at_most,
         )
 
-    both = {which: measure(which) for which in ([window] if window else list(Window))}
+    both = {window or Window.BLOCK: measure(window or Window.BLOCK)}
+    if window is None:
+        try:
+            both[Window.FULL] = measure(Window.FULL)
+        except FormatError as error:  # such as a trace without commit passes
+            err.print(f"window full is left out: {error}", markup=False)
     first = both[window or Window.BLOCK]
     if plot:
         block = both.get(Window.BLOCK) or measure(Window.BLOCK)

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -65,15 +65,8 @@ def to_pass(event: PassEvent, spec: ModelSpec, *, request: int) -> Pass:
     )
     if event.kind is not Kind.PREFILL:
         return row
-    return Pass(
-        request=request,
-        block=event.block,
-        step=event.step,
-        kind=event.kind,
-        tokens=event.tokens,
-        context=event.context,
-        histogram=row.counts(spec.num_experts).astype(np.uint32),
-    )
+    histogram = row.counts(spec.num_experts).astype(np.uint32)
+    return replace(row, experts=None, histogram=histogram)
 
 
 def capture(
