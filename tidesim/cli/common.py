@@ -115,6 +115,24 @@ def read_sizes(name: str | None) -> ModelSpec | None:
     return None if name is None else load_model_spec(name)
 
 
+def integers(text: str | None, option: str) -> tuple[int, ...] | None:
+    """Read integers with commas; nothing stays nothing.
+
+    Raises
+    ------
+    SettingError
+        Something else.
+    """
+    if text is None:
+        return None
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise SettingError(
+            f"{option} {text}: not integers with commas; write {option} 1,2,5"
+        ) from None
+
+
 def to_bytes(memory_gb: float | None) -> int | None:
     """Convert ``--memory-gb``.
 

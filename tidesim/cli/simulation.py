@@ -15,6 +15,7 @@ from tidesim.cli.common import (
     SplitOption,
     TraceName,
     choose_split,
+    integers,
     number,
     print_json,
     print_pairs,
@@ -169,6 +170,12 @@ def compare(
     memory_gb: MemoryGb = None,
     engine: Engine = "tidesim",
     sizes: Sizes = None,
+    intervals: Annotated[
+        str | None,
+        typer.Option(
+            "--intervals", help="Fixed intervals to try, with commas; by default every one."
+        ),
+    ] = None,
     set_: Overrides = None,
     json: Json = False,
 ) -> None:
@@ -184,6 +191,7 @@ def compare(
         memory_bytes=to_bytes(memory_gb),
         engine=engine,
         sizes=read_sizes(sizes),
+        intervals=integers(intervals, "--intervals"),
     )
     if json:
         print_json(comparison.to_json())

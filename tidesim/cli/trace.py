@@ -11,6 +11,7 @@ from tidesim.cli.common import (
     TraceName,
     check_writable,
     err,
+    integers,
     number,
     print_json,
     print_pairs,
@@ -18,23 +19,12 @@ from tidesim.cli.common import (
     read_trace,
     share,
 )
-from tidesim.errors import FormatError, SettingError
+from tidesim.errors import FormatError
 from tidesim.trace.info import trace_info
 from tidesim.trace.passes import Trace, Window
 from tidesim.trace.stats import trace_stats
 
 app = typer.Typer(help="Look into traces.", no_args_is_help=True)
-
-
-def _integers(text: str | None, option: str) -> tuple[int, ...] | None:
-    if text is None:
-        return None
-    try:
-        return tuple(int(part) for part in text.split(","))
-    except ValueError:
-        raise SettingError(
-            f"{option} {text}: not integers with commas; write {option} 1,2,5"
-        ) from None
 
 
 @app.command("info")
@@ -82,8 +72,8 @@ def stats(
 
     Example: tidesim trace stats tide-tiny-mixed --lags 0,1,2,5 --budgets 8,16,32
     """
-    chosen_lags = _integers(lags, "--lags") or ()
-    chosen_budgets = _integers(budgets, "--budgets")
+    chosen_lags = integers(lags, "--lags") or ()
+    chosen_budgets = integers(budgets, "--budgets")
     if plot:
         check_writable(plot)
     requests = read_trace(trace).split(split.value)
@@ -134,24 +124,40 @@ def _plot(path: Path, name: str, trace: Trace, shown: Any, block: Any, full: Any
 
 
 def _print_stats(title: str, values: dict[str, Any]) -> None:
-    distinct = values["distinct_experts"]
-    print_pairs(
-        title,
-        [
-            ("distinct experts per layer and step", f"{number(distinct['mean'], 1)} ± {number(distinct['std'], 1)}"),
-            ("single-token experts", share(values["single_token_share"])),
-            *(
-                (f"between blocks: {key.replace('_', ' ')}", number(item))
-                for key, item in values["between_blocks"].items()
-            ),
-        ],
-    )  # fmt: skip
+    print_pairs(title, _summary(values))
     lags = list(values["cosine"])
     measures = [("cosine", values["cosine"]), ("Jaccard", values["jaccard"])]
     measures += [("per-token overlap", values["token_overlap"] or {})]
     measures += [(f"hit ratio, {b} slots", by_lag) for b, by_lag in values["hit_ratio"].items()]
+    measures += [(f"cosine, layer {row['layer']}", row["cosine"]) for row in values["by_layer"]]
     print_table(
         "by lag (steps)",
         ["", *lags],
         [[name, *(number(by_lag.get(lag)) for lag in lags)] for name, by_lag in measures],
     )
+
+
+def _summary(values: dict[str, Any]) -> list[tuple[str, str]]:
+    distinct, masked, decoded = (values[key] for key in ("distinct_experts", "masked", "decoded"))
+    between = values["between_blocks"]
+    top = {k: v for k, v in values["popularity"].items() if int(k) in (1, 8, 16, 32)}
+    by_layer = (number(row["distinct_experts"]["mean"], 1) for row in values["by_layer"])
+    return [
+        (
+            "distinct experts per layer and step",
+            f"{number(distinct['mean'], 1)} ± {number(distinct['std'], 1)}",
+        ),
+        ("by layer", ", ".join(by_layer)),
+        (
+            "of masked, decoded positions",
+            f"{number(masked['distinct_experts'], 1)}, {number(decoded['distinct_experts'], 1)}",
+        ),
+        (
+            "lag-1 overlap, masked, decoded",
+            f"{number(masked['token_overlap'])}, {number(decoded['token_overlap'])}",
+        ),
+        ("single-token experts", share(values["single_token_share"])),
+        ("hits of the k most used", ", ".join(f"{k}: {share(v)}" for k, v in top.items())),
+        ("last step to next first, cosine", number(between["last_to_next_first"])),
+        ("same step of next block, cosine", number(between["same_step"])),
+    ]
