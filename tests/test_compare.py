@@ -9,6 +9,7 @@ from tidesim.compare import compare
 from tidesim.errors import CapacityError, SettingError
 from tidesim.policies import POLICIES
 from tidesim.simulate import simulate
+from tidesim.trace.passes import Trace
 
 
 def test_every_policy_and_interval_has_a_row_and_the_schedule_is_marked_once():
@@ -103,3 +104,11 @@ def test_wrong_intervals_are_refused(intervals):
 def test_a_model_that_does_not_fit_is_refused():
     with pytest.raises(CapacityError, match="would do"):
         compare(fixed_trace(), A100, memory_bytes=10**9, sizes=MINI)
+
+
+def test_requests_that_are_all_held_out_are_not_called_training_ones():
+    trace = fixed_trace(heldout=False)
+    marked = tuple(i.model_copy(update={"split": "heldout"}) for i in trace.meta.requests)
+    only = Trace(trace.meta.model_copy(update={"requests": marked}), trace)
+
+    assert compare(only, A100, budget=2, sizes=MINI, intervals=(1,)).requests == "all"

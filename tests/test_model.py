@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
@@ -216,7 +215,7 @@ def test_bfloat16_model_keeps_the_router_bias_in_float32():
     assert half.mixtures()[0].gate.expert_bias.dtype == torch.float32
     assert half.lm_head.weight.dtype == torch.bfloat16
     decoded = decode(half, [1, 2], settings(Window.BLOCK, gen_length=30))
-    assert np.all(np.asarray(decoded.tokens) < 512)
+    assert len(decoded.tokens) == 30 or decoded.tokens[-1] == 501
 
 
 @pytest.mark.parametrize(

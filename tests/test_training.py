@@ -1,5 +1,7 @@
 """The training recipe: objective, optimiser, resume and the corpus split."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -211,6 +213,12 @@ def test_largest_token_share_counts_over_all_outputs():
 
 
 def test_recipe_module_is_what_the_makefile_runs():
-    makefile = Path(__file__).parents[1] / "Makefile"
+    text = (Path(__file__).parents[1] / "Makefile").read_text()
+    command = text.split("\ntiny-checkpoint:")[1].splitlines()[1].strip()
+    module = command.removeprefix("$(RUN) ")
 
-    assert "tidesim.runtime.training.train" in makefile.read_text()
+    shown = subprocess.run(
+        [sys.executable, "-m", module, "--help"], capture_output=True, text=True, check=True
+    ).stdout
+
+    assert "--steps" in shown

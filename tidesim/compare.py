@@ -70,8 +70,8 @@ class Comparison:
     solved : Optimised
         The schedule of the chosen row, with its training run.
     requests : str
-        ``heldout``, or ``train`` where the trace marks no others: then popularity and the schedule
-        have seen the very requests they are judged by.
+        ``heldout``; or ``train`` where the trace marks no others, and ``all`` where it marks none
+        for training: then popularity and the schedule have seen the very requests they are judged by.
     skipped : dict of str
         Policies that do not fit the machine's memory at these settings, with the reason.
     """
@@ -167,7 +167,7 @@ def compare(
             skipped[name] = str(error)
         else:
             runs.extend(_runs(case, tried))
-    return _comparison(solved, runs, requests="heldout" if heldout else "train", skipped=skipped)
+    return _comparison(solved, runs, requests=_name(whole, heldout), skipped=skipped)
 
 
 def _check_intervals(intervals: Sequence[int]) -> None:
@@ -176,6 +176,13 @@ def _check_intervals(intervals: Sequence[int]) -> None:
             raise SettingError(f"interval is {interval} but must be at least 1 step")
         if interval in intervals[:number]:
             raise SettingError(f"intervals {list(intervals)} name {interval} twice; give each once")
+
+
+def _name(whole: Trace, heldout: Trace | None) -> str:
+    """Name the requests that are compared; `all` where the only ones are held out."""
+    if heldout is not None:
+        return "heldout"
+    return "train" if any(info.split == "train" for info in whole.meta.requests) else "all"
 
 
 def _runs(case: Case, intervals: Sequence[int]) -> Iterator[SimulationResult]:
