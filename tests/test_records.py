@@ -61,7 +61,7 @@ def test_the_table_has_one_column_per_field():
     frame = Records([row(Resource.H2D, 0, 2, "promote 3")]).to_frame()
 
     assert list(frame.columns) == list(Record._fields)
-    assert frame.loc[0].tolist() == ["h2d", 0, 2, "promote 3", 0, 1, 2, 3]
+    assert frame.loc[0].tolist() == ["h2d", 0, 2, "promote 3", 0, 1, 2, 3, 0, 0]
     assert list(Records([]).to_frame().columns) == list(Record._fields)
 
 

@@ -1,9 +1,24 @@
 """Engines: how a runtime executes a pass, whatever the policy decides."""
 
 from dataclasses import dataclass
+from enum import StrEnum
 
 from tidesim.errors import SettingError
 from tidesim.trace.passes import Window
+
+
+class Promotion(StrEnum):
+    """When a promoted expert serves.
+
+    ``blocking``: in the very pass that promotes it; the GPU waits for its copy. ``background``: from
+    the next pass on; its copy starts when the layer's GPU experts have run, goes on while other
+    layers compute and gives way to copies that a pass waits for. Should it still be under way when
+    the next pass needs the expert, the GPU waits for it then: what is resident depends on the trace
+    alone, never on the clock.
+    """
+
+    BLOCKING = "blocking"
+    BACKGROUND = "background"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

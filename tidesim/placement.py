@@ -4,15 +4,15 @@ No clock and no hardware: hits, misses, promotions and bytes depend on the trace
 Dimension letters: L mixture layers, E experts.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from tidesim.engines import Engine
+from tidesim.engines import Engine, Promotion
 from tidesim.latency import Latency
 from tidesim.trace.passes import Counts, Kind, Trace, Window, WindowedPass
 from tidesim.trace.windows import windowed
@@ -22,8 +22,7 @@ FloatArray = npt.NDArray[np.float64]
 BoolArray = npt.NDArray[np.bool_]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LayerView:
+class LayerView(NamedTuple):
     """What a policy may look at once a layer's routing is known.
 
     Attributes
@@ -58,18 +57,22 @@ class Decision:
     Attributes
     ----------
     promote, evict : tuple of int
-        Experts to copy into a slot, and experts to free the slot of. Promoted experts serve this
-        very pass, evicted ones no longer do.
+        Experts to copy into a slot, and experts to free the slot of. Under blocking promotion the
+        promoted serve this very pass and the evicted no longer do; in the background both holds
+        from the next pass on.
     stream : tuple of int
         Experts copied for this pass only: computed on the GPU from a scratch slot.
     refresh : bool
         The residents were chosen anew, even if nothing changed.
+    free : bool
+        Copies take neither time nor bytes and are not counted: for limits only.
     """
 
     promote: tuple[int, ...] = ()
     evict: tuple[int, ...] = ()
     stream: tuple[int, ...] = ()
     refresh: bool = False
+    free: bool = False
 
 
 KEEP = Decision()
@@ -92,6 +95,10 @@ class Setup:
         For policies that weigh costs.
     interval : int or None
         Steps between refreshes, for policies that have one.
+    promotion : Promotion or None
+        When promoted experts shall serve; None leaves it to the policy.
+    future : callable or None
+        Gives the passes that will be placed, for limits that know them.
     """
 
     num_experts: int
@@ -101,6 +108,8 @@ class Setup:
     engine: Engine
     latency: Latency | None = None
     interval: int | None = None
+    promotion: Promotion | None = None
+    future: Callable[[], Iterable[WindowedPass]] | None = None
 
 
 class Policy(Protocol):
@@ -111,12 +120,15 @@ class Policy(Protocol):
     name : str
     interval : int or None
         Steps between refreshes; None where the policy has no such number.
+    promotion : Promotion
+        When promoted experts serve.
     is_bound : bool
         The policy describes a limit, not a runtime: its budgets ignore the machine's memory.
     """
 
     name: str
     interval: int | None
+    promotion: Promotion
     is_bound: bool
 
     def budgets(self, setup: Setup) -> IntArray:
@@ -168,7 +180,8 @@ class PassPlacement:
     pass_ : WindowedPass
     decisions : tuple of Decision, one per layer
     resident : [L, E] bool
-        Residents that served this pass: after its promotions and evictions.
+        Residents that served this pass: after its promotions and evictions if they block, before
+        them if they are made in the background.
     """
 
     pass_: WindowedPass
@@ -250,13 +263,13 @@ def replay(passes: Iterable[WindowedPass], policy: Policy, setup: Setup) -> Iter
     AssertionError
         The policy broke a rule of residency; the message names it.
     """
-    budgets = policy.budgets(setup)
+    budgets, background = policy.budgets(setup), policy.promotion is Promotion.BACKGROUND
     resident = policy.initial(setup)
     for layer, row in enumerate(resident):
         _check_budget(row, int(budgets[layer]), layer)
     slots = budgets.tolist()
     for pass_ in passes:
-        resident = resident.copy()
+        before, resident = resident, resident.copy()
         decisions = []
         for layer, counts in enumerate(pass_.counts):
             view = _view(pass_, layer, counts=counts, resident=resident[layer], budget=slots[layer])
@@ -264,7 +277,8 @@ def replay(passes: Iterable[WindowedPass], policy: Policy, setup: Setup) -> Iter
             if decision is not KEEP:
                 _apply(decision, view)
             decisions.append(decision)
-        yield PassPlacement(pass_=pass_, decisions=tuple(decisions), resident=resident)
+        serving = before if background else resident
+        yield PassPlacement(pass_=pass_, decisions=tuple(decisions), resident=serving)
 
 
 def popularity(trace: Trace, *, window: Window = Window.BLOCK) -> FloatArray:

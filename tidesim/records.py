@@ -26,7 +26,8 @@ class Record(NamedTuple):
     """One operation on one resource.
 
     `block` and `step` are those of the pass; `layer` is the layer's index in the model, dense
-    layers included, and -1 for what happens after the last layer.
+    layers included, and -1 for what happens after the last layer. `experts` counts the experts
+    that were computed or copied, `num_bytes` the bytes that were copied; 0 for other operations.
     """
 
     resource: Resource
@@ -37,6 +38,16 @@ class Record(NamedTuple):
     block: int
     step: int
     layer: int
+    experts: int = 0
+    num_bytes: int = 0
+
+
+class Counter(NamedTuple):
+    """The value of a quantity from a time on: hit rate, residents, bytes queued for the link."""
+
+    name: str
+    time_s: float
+    value: float
 
 
 class Records(Sequence[Record]):

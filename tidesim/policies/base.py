@@ -1,7 +1,10 @@
 """What most policies share: equal budgets, usual first residents, no scratch, nothing moves."""
 
+from typing import ClassVar
+
 import numpy as np
 
+from tidesim.engines import Promotion
 from tidesim.errors import SettingError
 from tidesim.placement import KEEP, BoolArray, Decision, FloatArray, IntArray, LayerView, Setup
 
@@ -10,14 +13,30 @@ class PolicyBase:
     """Base of policies: ``setup.budget`` slots in every layer that never change hands.
 
     A policy overrides what differs and names itself. Its constructor takes the setup.
+
+    Attributes
+    ----------
+    promotions : tuple of Promotion
+        When its promoted experts may serve; the first unless the setup says otherwise.
+
+    Raises
+    ------
+    SettingError
+        The setup asks for a promotion that the policy does not have.
     """
 
     name: str
     interval: int | None = None
     is_bound: bool = False
+    promotions: ClassVar[tuple[Promotion, ...]] = tuple(Promotion)
 
     def __init__(self, setup: Setup) -> None:
-        pass
+        self.promotion = setup.promotion or self.promotions[0]
+        if self.promotion not in self.promotions:
+            raise SettingError(
+                f"policy {self.name} has no {self.promotion} promotion; "
+                f"use {' or '.join(self.promotions)}"
+            )
 
     def budgets(self, setup: Setup) -> IntArray:
         """Return the slots of every layer, [L]."""
