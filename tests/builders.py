@@ -1,6 +1,6 @@
 """Small models, traces and machines for tests of the simulator, and the checks every run passes."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 
 import numpy as np
 import pytest
@@ -9,12 +9,11 @@ from tidesim.engines import TIDESIM
 from tidesim.latency import Contention, Direction, Duplex
 from tidesim.memory import MemoryPlan
 from tidesim.model_spec import ModelSpec
-from tidesim.placement import Setup, replay
+from tidesim.placement import Setup
 from tidesim.policies import get_policy
 from tidesim.records import Resource, busy_s, check
 from tidesim.simulate import Case, run
 from tidesim.trace.passes import Kind, Pass, RequestInfo, Trace, TraceMeta
-from tidesim.trace.windows import windowed
 
 NO_MEMORY = MemoryPlan(
     non_expert_bytes=0, slots_bytes=0, scratch_bytes=0, kv_bytes=0, workspace_bytes=0
@@ -89,7 +88,9 @@ class FakeLatency:
     )
     duplex: Duplex = field(default_factory=lambda: Duplex(h2d_factor=1.0, d2h_factor=1.0))
 
-    def attention_s(self, tokens, context):
+    cpu_workers: int = 1
+
+    def attention_s(self, tokens, context, *, requests=1):
         return self.attention
 
     def dense_mlp_s(self, tokens):
@@ -139,6 +140,8 @@ def case_of(
     engine=TIDESIM,
     latency=None,
     popularity=None,
+    promotion=None,
+    batch=1,
     spec=None,
 ):
     """Return a case whose memory nobody checks."""
@@ -153,6 +156,7 @@ def case_of(
         engine=engine,
         latency=latency,
         interval=interval,
+        promotion=promotion,
     )
     return Case(
         trace=trace,
@@ -163,15 +167,34 @@ def case_of(
         memory=NO_MEMORY,
         hardware="fake",
         hardware_kinds={},
+        batch=batch,
     )
+
+
+def same(a, b):
+    """Say whether numbers are the same to rounding."""
+    return a == pytest.approx(b, rel=1e-9, abs=1e-12)
+
+
+def assert_same_run(a, b):
+    """Assert that two runs took and moved the same."""
+    assert np.allclose(a.pass_s, b.pass_s, rtol=1e-9, atol=1e-13 * b.seconds)
+    assert a.seconds == pytest.approx(b.seconds, rel=1e-9)
+    for name in ("busy", "waited"):
+        assert same(getattr(a, name), getattr(b, name))
+    for resource, shares in b.critical.items():
+        ours = a.critical[resource]
+        assert ours.keys() == shares.keys()
+        assert same(ours, shares)
+    timed = {"seconds", "pass_s", "is_step", "busy", "waited", "critical", "records", "counters"}
+    for item in fields(a):
+        assert item.name in timed or getattr(a, item.name) == getattr(b, item.name)
 
 
 def check_run(case):
     """Simulate a case and assert what must hold for every run; return the result."""
     result = run(case, keep_records=True)
-    placements = list(
-        replay(windowed(case.trace, case.setup.engine.window), case.policy(case.setup), case.setup)
-    )
+    placements = list(case.placed())
     _check_counts(result, placements, case)
     _check_clock(result, placements)
     _check_causality(result, placements, case)
@@ -212,6 +235,8 @@ def _check_clock(result, placements):
     assert len(result.pass_s) == result.passes == len(placements)
     assert sum(result.pass_s) == pytest.approx(result.seconds, rel=1e-9)
     assert sum(result.waited.values()) == pytest.approx(1.0, rel=1e-9)
+    critical = [share for shares in result.critical.values() for share in shares.values()]
+    assert sum(critical) == pytest.approx(1.0, rel=1e-9)
     assert max(row.end_s for row in result.records) <= result.seconds * (1 + 1e-12)
     for resource, busy in busy_s(result.records).items():
         least = 1e-12 * result.seconds  # a record's length loses digits late in a run

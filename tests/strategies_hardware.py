@@ -69,11 +69,17 @@ def _sections(ranges: dict[str, tuple[float, float]]) -> st.SearchStrategy[dict[
 
 
 def engine_costs() -> st.SearchStrategy[dict[str, Any]]:
-    """Draw the per-call costs of one engine, sometimes with slower CPU kernels of its own."""
+    """Draw the per-call costs of one engine, sometimes with its own CPU kernels and workers."""
     return st.builds(
         lambda costs, own: costs | own,
         _sections(ENGINE_RANGES),
-        st.just({}) | st.fixed_dictionaries({"cpu_rate_factor": quantities(0.1, 1.0)}),
+        st.fixed_dictionaries(
+            {},
+            optional={
+                "cpu_rate_factor": quantities(0.1, 1.0),
+                "cpu_workers": quantities(1, 4, whole=True),
+            },
+        ),
     )
 
 

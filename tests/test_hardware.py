@@ -239,7 +239,11 @@ def test_describe_lists_numbers_and_curves_in_file_order(box: Path) -> None:
 
 @given(profiles())
 def test_a_drawn_profile_holds_every_known_key(profile: HardwareProfile) -> None:
-    optional = {f"engine.{name}.cpu_rate_factor" for name in profile.engine}
+    optional = {
+        f"engine.{name}.{key}"
+        for name in profile.engine
+        for key in ("cpu_rate_factor", "cpu_workers")
+    }
     prices = {"machine.price_usd", "machine.cloud_usd_per_h", "machine.power_w"}
 
     assert set(profile.missing(tuple(profile.known_keys()))) <= optional | prices

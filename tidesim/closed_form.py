@@ -56,7 +56,7 @@ class _PaperProfile:
     @property
     def promotion_s(self) -> float:
         """C_IO."""
-        return self._layers.fast.promotion_s
+        return self._layers.prices.prices.to_gpu_s
 
     @property
     def drift(self) -> float:
@@ -71,7 +71,7 @@ class _PaperProfile:
         self._possible += resident[1:, :, 0].size * self._budget
         first, later = np.triu_indices(len(block.steps))
         missed = counts[later] * ~resident[first]
-        work = self._layers.fast.work(
+        work = self._layers.prices.work(
             np.zeros_like(missed),
             missed,
             tokens=np.array([[block.steps[step].tokens] for step in later]),

@@ -25,10 +25,10 @@ from tidesim.errors import FormatError, SettingError
 from tidesim.placement import BoolArray, FloatArray, IntArray
 from tidesim.policies import make_policy
 from tidesim.simulate.case import Case
-from tidesim.simulate.fast import FastPrices, fixed_s
+from tidesim.simulate.fast import layer_seconds
 from tidesim.simulate.prices import Prices
+from tidesim.simulate.work import WorkPrices
 from tidesim.trace.passes import Counts, Kind, WindowedPass
-from tidesim.trace.windows import windowed
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -149,7 +149,9 @@ class TrainingBlocks:
         lengths: list[int] = []
         fixed = 0.0
         for block in _blocks(case):
-            fixed += sum(sum(fixed_s(pass_, prices)) for pass_ in (*block.steps, *block.after))
+            for pass_ in (*block.steps, *block.after):
+                own = prices.of_pass(pass_)
+                fixed += own.gpu_s + own.ids_s + own.host_s
             lengths.append(len(block.steps))
         longest = max(lengths, default=0)
         if not longest:
@@ -163,7 +165,7 @@ class TrainingBlocks:
 
 def _blocks(case: Case) -> Iterator[Block]:
     block = Block([])
-    for pass_ in windowed(case.trace, case.setup.engine.window):
+    for pass_ in case.passes():
         if pass_.kind is not Kind.DENOISE:
             block.after.append(pass_)
             continue
@@ -196,7 +198,7 @@ class LayerTimer:
 
     def __init__(self, case: Case, budget: int) -> None:
         self.budget, engine = budget, case.setup.engine
-        self.fast = FastPrices(Prices(case.latency, engine, case.spec))
+        self.prices = WorkPrices(Prices(case.latency, engine, case.spec))
         setup = replace(case.setup, budget=budget, interval=1)
         self.initial = make_policy("tide", setup=setup).initial(setup)  # [L, E]
         experts = np.arange(setup.num_experts)
@@ -230,10 +232,8 @@ class LayerTimer:
         gpu = counts * resident
         copied = 0 if before is None else moves(before, resident, counts)
         sizes = [[pass_.tokens] for pass_ in passes]
-        shared = [
-            [work.seconds for work in self.fast.prices.of_pass(pass_).shared] for pass_ in passes
-        ]
-        work = self.fast.work(
+        shared = [self.prices.prices.of_pass(pass_).shared_s for pass_ in passes]
+        work = self.prices.work(
             gpu,
             counts - gpu,
             tokens=np.array(sizes),
@@ -241,7 +241,7 @@ class LayerTimer:
             copied=copied,
             written=copied,  # residents fill every slot
         )
-        return self.fast.time(work).end
+        return layer_seconds(work, self.prices.prices.latency, self.prices.engine)
 
 
 def moves(before: BoolArray, after: BoolArray, counts: Counts) -> IntArray:

@@ -101,7 +101,9 @@ class EngineCosts(Strict):
     """What one engine pays per call.
 
     `cpu_rate_factor` is the share of the ``[cpu]`` rates that its CPU kernels reach; an engine
-    without it runs the kernels those rates were measured with.
+    without it runs the kernels those rates were measured with. `cpu_workers` is how many workers
+    compute experts beside one another, each with an equal share of those rates; without it all
+    cores compute one expert after another.
     """
 
     gpu_expert_call_s: Quantity | None = None
@@ -110,6 +112,7 @@ class EngineCosts(Strict):
     sync_s: Quantity | None = None
     decide_s: Quantity | None = None
     cpu_rate_factor: Factor | None = None
+    cpu_workers: Count | None = None
 
 
 class Curve(Strict):

@@ -7,9 +7,11 @@ reading its weights and computing its tokens. Where the profile holds a measured
 counts; outside its grid its nearest point is scaled by the formula.
 """
 
+import heapq
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -74,13 +76,17 @@ class Work(NamedTuple):
     flops: float
 
 
-def attention_work(spec: ModelSpec, tokens: int, context: int) -> Work:
-    """Count one layer's norms, projections, attention over context + tokens keys, residuals."""
+def attention_work(spec: ModelSpec, tokens: int, context: int, *, requests: int = 1) -> Work:
+    """Count one layer's norms, projections, attention over context + tokens keys, residuals.
+
+    Tokens and context are sums over requests, each of which attends to its own keys only: exact
+    where all compute equally many tokens, as in a batch of blocks.
+    """
     queries = spec.num_attention_heads * spec.head_dim
     kv = 2 * spec.num_key_value_heads * spec.head_dim
     keys = context + tokens
     moved = keys * kv + tokens * (8 * spec.hidden_size + 4 * (queries + kv))
-    flops = 2 * tokens * spec.attention_params + 4 * tokens * keys * queries
+    flops = 2 * tokens * spec.attention_params + 4 * tokens * keys * queries / requests
     return Work(ATTENTION_KERNELS, (spec.attention_params + moved) * spec.dtype_bytes, flops)
 
 
@@ -201,6 +207,7 @@ class Latency:
         self._latency_s = at["link.latency_s"]
         self._gpu_expert_call_s = at[f"engine.{engine}.gpu_expert_call_s"]
         self._cpu_expert_call_s = at[f"engine.{engine}.cpu_expert_call_s"]
+        self.cpu_workers = int(costs.cpu_workers.value) if costs.cpu_workers else 1
         self._copy_call_s = at[f"engine.{engine}.copy_call_s"]
         self._tables = _fitting_tables(profile, spec)
         same = not self._tables or profile.baseline is profile
@@ -224,9 +231,13 @@ class Latency:
             h2d_factor=value("link.h2d_duplex_factor"), d2h_factor=value("link.d2h_duplex_factor")
         )
 
-    def attention_s(self, tokens: int, context: int) -> float:
-        """Time one layer's attention over `context` cached tokens and `tokens` new ones."""
-        return float(self._calibrated("attention", Latency._attention_formula, tokens, context))
+    def attention_s(self, tokens: int, context: int, *, requests: int = 1) -> float:
+        """Time one layer's attention over `context` cached tokens and `tokens` new ones.
+
+        Both are sums over the requests of the pass.
+        """
+        formula = partial(_attention_s, requests=requests)
+        return float(self._calibrated("attention", formula, tokens, context))
 
     def dense_mlp_s(self, tokens: int) -> float:
         """Time the MLP of a dense layer."""
@@ -280,7 +291,8 @@ class Latency:
         """Time all CPU experts of a layer, handed over together; 0 when none has tokens.
 
         Seconds = call + Σ over experts with tokens of max(bytes / rate, FLOPs / CPU FLOP/s):
-        weights are read once however many tokens share them.
+        weights are read once however many tokens share them. Several workers (`cpu_workers`) have
+        an equal share of both rates each and take the experts in turn; the last one counts.
 
         Parameters
         ----------
@@ -293,7 +305,10 @@ class Latency:
         times = self._calibrated(
             "cpu_experts", Latency._cpu_experts_formula, active, np.full(active.shape, active.size)
         )
-        return self._cpu_expert_call_s + float(np.mean(times))
+        if self.cpu_workers == 1:
+            return self._cpu_expert_call_s + float(np.mean(times))
+        alone = times / active.size * self.cpu_workers
+        return self._cpu_expert_call_s + _last_worker_s(alone.tolist(), self.cpu_workers)
 
     def cpu_expert_s(self, tokens: int) -> float:
         """Time one CPU expert of an engine that loops over experts; 0 without tokens."""
@@ -341,9 +356,6 @@ class Latency:
             + work.flops / self._gpu_flops
         )
 
-    def _attention_formula(self, tokens: int, context: int) -> float:
-        return self._gpu_s(attention_work(self.spec, tokens, context))
-
     def _gpu_experts_formula(self, tokens_per_expert: float, experts: int) -> float:
         work = mlp_work(self.spec, tokens_per_expert, params=self.spec.expert_params)
         one = work.num_bytes / self._gpu_bytes_per_s + work.flops / self._gpu_flops
@@ -366,6 +378,18 @@ class Latency:
             return formula(self, *point)
         inside = table.clamp(point)
         return table.seconds_at(inside) * formula(self, *point) / formula(self._baseline, *inside)
+
+
+def _attention_s(latency: Latency, tokens: int, context: int, *, requests: int) -> float:
+    return latency._gpu_s(attention_work(latency.spec, tokens, context, requests=requests))
+
+
+def _last_worker_s(seconds: list[float], workers: int) -> float:
+    """Return when the last worker is done; experts go in order to whoever is free first."""
+    free = [0.0] * workers
+    for each in seconds:
+        heapq.heapreplace(free, free[0] + each)
+    return max(free)
 
 
 def _link_name(direction: Direction, *, pinned: bool) -> str:

@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass
 
 from tidesim.errors import CapacityError
 from tidesim.model_spec import ModelSpec
-from tidesim.trace.passes import Trace, Window
+from tidesim.trace.passes import Kind, Trace, Window
 
 # What the TIDE authors' code keeps free at least (ims-kdks/TIDE 5611ace): driver context,
 # libraries, fragmentation.
@@ -58,22 +58,27 @@ class MemoryPlan:
         return asdict(self) | {"total_bytes": self.total_bytes}
 
 
-def extent(trace: Trace, window: Window) -> Extent:
+def extent(trace: Trace, window: Window, *, batch: int = 1) -> Extent:
     """Return the largest pass of a trace; reads it once.
 
     Parameters
     ----------
     trace : Trace
     window : Window
+    batch : int
+        Requests decoded in step, each given room for the longest.
     """
     block = trace.meta.model.block_length
     computed = positions = block
     for pass_ in trace:
-        computed = max(computed, pass_.tokens)
+        together = 1 if pass_.kind is Kind.PREFILL else batch
+        computed = max(computed, together * pass_.tokens)
         positions = max(positions, pass_.tokens + pass_.context)
     if window is Window.FULL:
-        return Extent(tokens=positions, decoded=positions, cached=0)
-    return Extent(tokens=computed, decoded=block, cached=positions)
+        return Extent(tokens=batch * positions, decoded=batch * positions, cached=0)
+    return Extent(
+        tokens=max(computed, batch * block), decoded=batch * block, cached=batch * positions
+    )
 
 
 def workspace_bytes(spec: ModelSpec, size: Extent) -> int:

@@ -24,6 +24,7 @@ _UNITS = {
     "_factor": "a share above 0 and at most 1",
     "flops_bf16": "floating-point operations per second",
     "cores": "whole cores",
+    "cpu_workers": "whole workers",
 }
 _SUFFIX = re.compile(
     r"_(?:[kmgt]?i?b(?:ytes)?|[kmgt]?bits?|[kmg]?w|watts|usd|eur|[num]?s|sec|h|factor|percent)"

@@ -23,6 +23,8 @@ def simulate(
     engine: str | Engine = "tidesim",
     sizes: ModelSpec | None = None,
     popularity_from: Trace | None = None,
+    promotion: str | None = None,
+    batch: int = 1,
     keep_records: bool = False,
 ) -> SimulationResult:
     """Simulate every request of a trace, one after another; see `prepare` for the settings.
@@ -47,5 +49,7 @@ def simulate(
         engine=engine,
         sizes=sizes,
         popularity_from=popularity_from,
+        promotion=promotion,
+        batch=batch,
     )
     return run(case, keep_records=keep_records)

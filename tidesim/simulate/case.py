@@ -1,20 +1,22 @@
 """Case: everything a simulated run depends on, checked before any work."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
 from pydantic import ValidationError
 
-from tidesim.engines import Engine, get_engine
+from tidesim.engines import Engine, Promotion, get_engine
 from tidesim.errors import CapacityError, SettingError
 from tidesim.hardware import HardwareProfile, count_kinds, what_if_label
 from tidesim.latency import Latency
 from tidesim.memory import Extent, MemoryPlan, budget_for, extent, gigabytes, plan
 from tidesim.model_spec import ModelSpec
-from tidesim.placement import FloatArray, Setup, popularity
+from tidesim.placement import FloatArray, PassPlacement, Setup, popularity, replay
 from tidesim.policies import PolicyFactory, get_policy
-from tidesim.trace.passes import Trace, Window
+from tidesim.trace.batches import batched
+from tidesim.trace.passes import Trace, Window, WindowedPass
+from tidesim.trace.windows import windowed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +39,8 @@ class Case:
         How many of the machine's numbers are measured, from a datasheet, or estimated.
     trained_on : tuple of int
         Requests that the policy's popularity comes from.
+    batch : int
+        Requests decoded in step; 1 runs them one after another.
     """
 
     trace: Trace
@@ -49,6 +53,27 @@ class Case:
     hardware_kinds: Mapping[str, int]
     profile_sha256: str = ""
     trained_on: tuple[int, ...] = ()
+    batch: int = 1
+
+    @property
+    def known(self) -> Setup:
+        """The setup, with the passes to come for policies that describe a limit."""
+        return replace(self.setup, future=self.passes)
+
+    def passes(self) -> Iterator[WindowedPass]:
+        """Yield the passes that the engine computes."""
+        return batched(windowed(self.trace, self.setup.engine.window), self.batch)
+
+    def placed(self, passes: Iterable[WindowedPass] | None = None) -> Iterator[PassPlacement]:
+        """Yield the passes as the policy places their experts.
+
+        Parameters
+        ----------
+        passes : iterable of WindowedPass or None
+            Those of `passes`, if somebody counts them on the way.
+        """
+        setup = self.known
+        return replay(self.passes() if passes is None else passes, self.policy(setup), setup)
 
 
 def prepare(
@@ -62,6 +87,8 @@ def prepare(
     engine: str | Engine = "tidesim",
     sizes: ModelSpec | None = None,
     popularity_from: Trace | None = None,
+    promotion: str | None = None,
+    batch: int = 1,
 ) -> Case:
     """Check the settings of a run and build its case.
 
@@ -83,6 +110,10 @@ def prepare(
         Let the trace's routing drive this model's sizes: a what-if, and labelled so.
     popularity_from : Trace or None
         Training requests that policies know; they should not be those of `trace`.
+    promotion : str or None
+        ``blocking`` or ``background``; None leaves it to the policy.
+    batch : int
+        Requests decoded in step, so that their tokens share the experts of a pass.
 
     Raises
     ------
@@ -94,6 +125,8 @@ def prepare(
         The profile or the trace lacks what the run needs.
     """
     _check_settings(trace.meta.model, budget, memory_bytes, interval=interval)
+    if batch < 1:
+        raise SettingError(f"batch is {batch} but must be at least 1 request")
     engine = get_engine(engine) if isinstance(engine, str) else engine
     spec = sized_spec(trace.meta.model, sizes)
     latency = Latency(profile, spec, engine=engine.name)
@@ -105,9 +138,11 @@ def prepare(
         engine=engine,
         latency=latency,
         interval=interval,
+        promotion=_promotion(promotion),
     )
     make = get_policy(policy) if isinstance(policy, str) else policy
-    fit = _Fit(spec=spec, size=extent(trace, engine.window), make=make, setup=roomy)
+    size = extent(trace, engine.window, batch=batch)
+    fit = _Fit(spec=spec, size=size, make=make, setup=roomy)
     setup = fit.choose(profile, budget, memory_bytes)
     return Case(
         trace=trace,
@@ -120,6 +155,7 @@ def prepare(
         hardware_kinds=count_kinds(profile),
         profile_sha256=profile.sha256,
         trained_on=_requests(popularity_from),
+        batch=batch,
     )
 
 
@@ -211,6 +247,15 @@ class _Fit:
     def _scratch(self, budget: int) -> int:
         setup = self.at(budget)
         return self.make(setup).scratch_slots(setup)
+
+
+def _promotion(name: str | None) -> Promotion | None:
+    if name is None:
+        return None
+    if name not in set(Promotion):
+        known = ", ".join(Promotion)
+        raise SettingError(f"promotion {name!r} is not known; use one of: {known}")
+    return Promotion(name)
 
 
 def _popularity(trace: Trace, training: Trace | None, window: Window) -> FloatArray:

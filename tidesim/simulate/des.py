@@ -1,43 +1,64 @@
 """The discrete-event method: every pass runs on SimPy lanes, as its engine executes it."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 import simpy
 
-from tidesim.placement import PassPlacement
-from tidesim.records import Record, Records, Resource
-from tidesim.simulate.execute import Machine, Overlapped, Serial, Steps
+from tidesim.engines import Promotion
+from tidesim.records import Counter, Record, Records, Resource
+from tidesim.simulate.accounts import Accounts, Moments
+from tidesim.simulate.chunks import Chunk
+from tidesim.simulate.execute import (
+    LayerWork,
+    Machine,
+    Names,
+    Overlapped,
+    Pageable,
+    PassWork,
+    Serial,
+    Steps,
+)
 from tidesim.simulate.lanes import HostMemory, Lane, SharedLane, SteadyLane
 from tidesim.simulate.operations import Timing
 from tidesim.simulate.prices import Prices
+from tidesim.simulate.work import Work, WorkPrices
 
 
 def time_passes(
-    placements: Iterable[PassPlacement], prices: Prices, *, keep_records: bool = False
+    chunks: Iterable[Chunk],
+    prices: Prices,
+    *,
+    promotion: Promotion = Promotion.BLOCKING,
+    keep_records: bool = False,
 ) -> Timing:
     """Run placed passes one after another and say how long everything took.
 
     Parameters
     ----------
-    placements : iterable of PassPlacement
+    chunks : iterable of Chunk
         Consumed as simulated time goes on.
     prices : Prices
+    promotion : Promotion
     keep_records : bool
-        Also return a record per operation.
+        Also return a record per operation, and the bytes queued for the link.
     """
     env = simpy.Environment(initial_time=0.0)
     records: list[Record] | None = [] if keep_records else None
+    counters: list[Counter] | None = [] if keep_records else None
     lanes = _overlapping(env, prices, records) if prices.engine.overlap else _steady(env, records)
-    machine = Machine(env, lanes)
-    pass_s: list[float] = []
-    env.run(until=env.process(_run(placements, machine, prices, pass_s)))
+    machine = Machine(env, lanes, counters=counters)
+    names = Names(prices, recorded=keep_records)
+    run = _Run(machine, prices, names, promotion=promotion, recorded=keep_records)
+    env.run(until=env.process(run.steps(chunks)))
     return Timing(
-        pass_s=np.array(pass_s, dtype=np.float64),
+        pass_s=np.array(run.pass_s, dtype=np.float64),
         seconds=float(env.now),
         busy_s={resource: lane.busy_s for resource, lane in lanes.items()},
-        waited_s=machine.waited_s,
+        waited_s=run.accounts.waited_s,
+        critical_s=run.accounts.critical_s,
         records=None if records is None else Records(records),
+        counters=tuple(counters or ()),
     )
 
 
@@ -57,11 +78,65 @@ def _overlapping(
     return _steady(env, records) | {Resource.CPU: cpu, Resource.H2D: h2d, Resource.D2H: d2h}
 
 
-def _run(
-    placements: Iterable[PassPlacement], machine: Machine, prices: Prices, pass_s: list[float]
-) -> Steps:
-    execute = Overlapped(machine, prices) if prices.engine.overlap else Serial(machine, prices)
-    for placement in placements:
-        start_s = machine.env.now
-        yield from execute.run(placement)
-        pass_s.append(machine.env.now - start_s)
+class _Run:
+    """Runs passes on a machine; seconds of every pass, and what they were spent on."""
+
+    def __init__(
+        self,
+        machine: Machine,
+        prices: Prices,
+        names: Names,
+        *,
+        promotion: Promotion,
+        recorded: bool,
+    ) -> None:
+        self.pass_s: list[float] = []
+        self.accounts = Accounts()
+        self._machine, self._prices, self._names = machine, prices, names
+        self._work_prices = WorkPrices(prices)
+        self._promotion, self._recorded = promotion, recorded
+
+    def steps(self, chunks: Iterable[Chunk]) -> Steps:
+        """Run the passes of every chunk."""
+        engine = self._prices.engine
+        return self._overlapped(chunks) if engine.overlap else self._serial(chunks)
+
+    def _overlapped(self, chunks: Iterable[Chunk]) -> Steps:
+        kind = Overlapped if self._prices.engine.pinned else Pageable
+        execute = kind(self._machine, self._prices, self._names, promotion=self._promotion)
+        for chunk in chunks:
+            for work in self._priced(
+                chunk, self._work_prices.of_chunk(chunk, promotion=self._promotion)
+            ):
+                yield from self._timed(execute.run(work))
+            self.accounts.add_layers(Moments(*np.array(execute.moments).T))
+            execute.moments.clear()
+        self.accounts.add_delay(execute.delay_s)
+        ended_s = self._machine.env.now
+        yield from execute.finish()
+        drained_s = self._machine.env.now - ended_s
+        self.accounts.add_drain(drained_s)
+        if self.pass_s:
+            self.pass_s[-1] += drained_s
+
+    def _serial(self, chunks: Iterable[Chunk]) -> Steps:
+        execute = Serial(self._machine, self._prices, self._names, promotion=self._promotion)
+        for chunk in chunks:
+            work = self._work_prices.of_chunk(chunk, promotion=self._promotion)
+            for each in self._priced(chunk, work):
+                yield from self._timed(execute.run(each, recorded=self._recorded))
+            self.accounts.add_serial(work)
+
+    def _timed(self, steps: Steps) -> Steps:
+        start_s = self._machine.env.now
+        yield from steps
+        self.pass_s.append(self._machine.env.now - start_s)
+
+    def _priced(self, chunk: Chunk, work: Work) -> Iterator[PassWork]:
+        """Yield every pass with what its layers do, and count what no placement changes."""
+        columns = np.stack(np.broadcast_arrays(*work), axis=-1).tolist()  # [P][L][8]
+        for placement, layers in zip(chunk.placements, columns, strict=True):
+            prices = self._prices.of_pass(placement.pass_)
+            self.accounts.add_fixed(prices)
+            rows = [LayerWork(index, *row) for index, row in enumerate(layers)]
+            yield PassWork(placement, prices, rows)

@@ -3,194 +3,158 @@
 With blocking promotion a layer starts when every lane is idle, so layers add up. Beside the GPU two
 chains run: expert copies, and the misses (hidden states down, CPU experts, results up). Each slows
 the other while both run, at the rates of `lanes.HostMemory`; two jobs that start together end after
-at most two changes of rate, which is arithmetic. Equal to `des` to rounding.
+at most two changes of rate, which is arithmetic. With promotion in the background the same holds
+for every layer that begins and ends without a copy under way; the others are stepped through
+(`backlog`). Equal to `des` to rounding.
 
-Letters: P passes, L mixture layers, E experts. Prices come from `prices.Prices`, as in `des`.
+Letters: P passes, L mixture layers.
 """
 
-from collections.abc import Callable, Iterable, Iterator
-from functools import cache, cached_property
-from itertools import islice
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
+from tidesim.engines import Engine, Promotion
 from tidesim.errors import SettingError
-from tidesim.latency import Direction
-from tidesim.placement import Decision, FloatArray, PassPlacement
+from tidesim.latency import Latency
+from tidesim.placement import FloatArray
 from tidesim.records import Resource
+from tidesim.simulate.accounts import Accounts, Moments
+from tidesim.simulate.backlog import Backlog, Copy, Layer, LayerClock
 from tidesim.simulate.case import Case
-from tidesim.simulate.operations import Operation, Timing, Wait
-from tidesim.simulate.prices import Prices
+from tidesim.simulate.chunks import Chunk
+from tidesim.simulate.lanes import host_memory_factors
+from tidesim.simulate.operations import Timing
+from tidesim.simulate.prices import PassPrices, Prices
 from tidesim.simulate.result import SimulationResult
 from tidesim.simulate.run import run
-from tidesim.trace.passes import WindowedPass
-
-Tokens = npt.NDArray[np.integer]
-CHUNK = 256  # passes timed together
+from tidesim.simulate.work import Work, WorkPrices
 
 
-class Work(NamedTuple):
-    """What a layer does once its experts are placed: seconds at full rate, arrays that broadcast.
+class Busy(NamedTuple):
+    """Seconds that the lanes of the link and the CPU work in layers."""
 
-    `hidden`, `cpu` and `result` are the misses' way to the CPU, through it and back.
-    """
-
-    shared: FloatArray
-    gpu: FloatArray
-    write_backs: FloatArray
-    copies: FloatArray
-    hidden: FloatArray
+    h2d: FloatArray
+    d2h: FloatArray
     cpu: FloatArray
-    result: FloatArray
 
 
-class Timed(NamedTuple):
-    """When a layer's work is done, counted from its placement, and what it waited for; seconds."""
-
-    end: FloatArray
-    waited_link: FloatArray
-    waited_cpu: FloatArray
-    busy_h2d: FloatArray
-    busy_d2h: FloatArray
-    busy_cpu: FloatArray
+def layer_seconds(work: Work, latency: Latency, engine: Engine) -> FloatArray:
+    """Return the seconds of layers with blocking promotion, from placement to end."""
+    if not engine.overlap:
+        return serial_seconds(work)
+    return np.asarray(overlapped(work, latency, pinned=engine.pinned)[0].end)
 
 
-class FastPrices:
-    """Prices of many layers at once; every number is one that `Prices` or `Latency` gives.
-
-    Parameters
-    ----------
-    prices : Prices
-    """
-
-    def __init__(self, prices: Prices) -> None:
-        self.prices, self.engine = prices, prices.engine
-        one = Decision(promote=(0,), evict=(0,))
-        self.promotion_s = prices.promotions(one, 0).seconds
-        self.write_back_s = prices.write_backs(one, 0).seconds
-        self._gpu_expert_s = _by_tokens(prices.gpu_expert_s)
-        self._cpu_expert_s = _by_tokens(prices.cpu_expert_s)
-        self._down_s = _by_tokens(lambda rows: prices.hidden_s(rows, Direction.D2H))
-        self._up_s = _by_tokens(lambda rows: prices.hidden_s(rows, Direction.H2D))
-        self._gpu_call_s = cache(prices.latency.gpu_call_s)
-        self._cpu_call_s = _Memo(self._alike_s)
-
-    @cached_property
-    def _rates(self) -> tuple[float, ...]:
-        contention, duplex = self.prices.latency.contention, self.prices.latency.duplex
-        return (duplex.h2d_factor, duplex.d2h_factor, contention.h2d_factor, contention.cpu_factor)
-
-    def work(
-        self,
-        gpu_tokens: Tokens,
-        cpu_tokens: Tokens,
-        *,
-        tokens: Tokens,
-        shared_s: FloatArray,
-        copied: Tokens | int = 0,
-        written: Tokens | int = 0,
-    ) -> Work:
-        """Price layers.
-
-        Parameters
-        ----------
-        gpu_tokens, cpu_tokens : [..., E] int
-            Tokens computed on either side.
-        tokens : [...] int
-            Tokens of the pass.
-        shared_s : [...] float64
-            Seconds of the shared experts.
-        copied, written : [...] int
-            Experts copied to the GPU, and evicted ones.
-        """
-        hidden, cpu, result = self._cpu_side(cpu_tokens, tokens)
-        return Work(
-            shared=shared_s,
-            gpu=self._gpu_side(gpu_tokens),
-            write_backs=np.asarray(written * self.write_back_s),
-            copies=np.asarray(copied * self.promotion_s),
-            hidden=hidden,
-            cpu=cpu,
-            result=result,
-        )
-
-    def time(self, work: Work) -> Timed:
-        """Run priced layers, beside one another or one operation after the other."""
-        return overlapped(work, *self._rates) if self.engine.overlap else serial(work)
-
-    def _gpu_side(self, tokens: Tokens) -> FloatArray:
-        if self.engine.looped:
-            return np.asarray(self._gpu_expert_s(tokens).sum(axis=-1))
-        experts, pairs = np.count_nonzero(tokens, axis=-1), tokens.sum(axis=-1)
-        base = int(pairs.max(initial=0)) + 1
-        codes, where = np.unique(experts * base + pairs, return_inverse=True)
-        calls = [self._gpu_call_s(*divmod(code, base)) for code in codes.tolist()]
-        return np.array(calls, dtype=np.float64)[where.reshape(experts.shape)]
-
-    def _cpu_side(self, cpu_tokens: Tokens, tokens: Tokens) -> tuple[FloatArray, ...]:
-        pairs = cpu_tokens.sum(axis=-1)
-        together = np.where(pairs > 0, self._down_s(tokens), 0.0), self._up_s(pairs)
-        if not self.engine.looped:
-            return together[0], self._cpu_together(cpu_tokens), together[1]
-        cpu = self._cpu_expert_s(cpu_tokens).sum(axis=-1)
-        if self.engine.overlap:
-            return together[0], cpu, together[1]
-        down, up = self._down_s(cpu_tokens), self._up_s(cpu_tokens)
-        return down.sum(axis=-1), cpu, up.sum(axis=-1)
-
-    def _cpu_together(self, tokens: Tokens) -> FloatArray:
-        """Price one call: the mean over its experts of a call whose experts all have as many."""
-        experts = np.count_nonzero(tokens, axis=-1)
-        alike = self._cpu_call_s(experts[..., None], tokens).sum(axis=-1)
-        return np.asarray(alike / np.maximum(experts, 1))
-
-    def _alike_s(self, experts: int, tokens: int) -> float:
-        return self.prices.latency.cpu_experts_s(np.full(experts, tokens))
-
-
-def serial(work: Work) -> Timed:
-    """Run layers one operation after another."""
+def serial_seconds(work: Work) -> FloatArray:
+    """Return the seconds of layers that run one operation after another."""
     link, cpu = work.write_backs + work.copies, work.hidden + work.cpu + work.result
-    return Timed(
-        end=work.shared + work.gpu + link + cpu,
-        waited_link=link,
-        waited_cpu=cpu,
-        busy_h2d=work.copies + work.result,
-        busy_d2h=work.write_backs + work.hidden,
-        busy_cpu=work.cpu,
+    return np.asarray(work.shared + work.gpu + link + cpu)
+
+
+def overlapped(work: Work, latency: Latency, *, pinned: bool) -> tuple[Moments, Busy]:
+    """Run layers on CPU, GPU and link at the same time, every lane idle when they start."""
+    way = _pinned(work, latency) if pinned else _pageable(work, latency)
+    returning = np.maximum(way.served, way.landed)
+    gpu_end = np.maximum(work.shared, way.landed) + work.gpu
+    moments = Moments(
+        shared=work.shared,
+        gpu=work.gpu,
+        gpu_end=gpu_end,
+        blocked=way.blocked,
+        written=way.written,
+        landed=way.landed,
+        sent=way.sent,
+        served=way.served,
+        returning=returning,
+        returned=returning + work.result,
+        freed=np.zeros(()),
+    )
+    return moments, Busy(
+        h2d=way.copied + work.result,
+        d2h=way.sent - way.unsent + way.wrote,
+        cpu=way.served - way.sent,
     )
 
 
-def overlapped(
-    work: Work, h2d_duplex: float, d2h_duplex: float, h2d_contended: float, cpu_contended: float
-) -> Timed:
-    """Run layers on CPU, GPU and link at the same time.
+class _Way(NamedTuple):
+    """Ends of what runs beside the GPU, and how long hidden states wait, writes and copies take."""
+
+    blocked: FloatArray
+    written: FloatArray
+    landed: FloatArray
+    sent: FloatArray
+    served: FloatArray
+    unsent: FloatArray
+    wrote: FloatArray
+    copied: FloatArray
+
+
+def _pinned(work: Work, latency: Latency) -> _Way:
+    """Time copies that the host only starts.
 
     Write-backs go first and alone. Then copies run beside the hidden states (duplex rates), what is
     left of them beside the CPU experts (contended rates), and results follow the last copy.
     """
-    first, hidden, copies = _beside(work.hidden, work.copies, d2h_duplex, h2d_duplex)
-    sent = first + hidden
-    second, cpu, copies = _beside(work.cpu, copies, cpu_contended, h2d_contended)
+    duplex, contended = latency.duplex, latency.contention
+    first, hidden, copies = _beside(work.hidden, work.copies, duplex.d2h_factor, duplex.h2d_factor)
+    sent = work.write_backs + first + hidden
+    second, cpu, copies = _beside(work.cpu, copies, contended.cpu_factor, contended.h2d_factor)
     copied = first + second + copies
-    landed = work.write_backs + copied
-    served = work.write_backs + np.maximum(sent + second + cpu, copied) + work.result
-    gpu = np.maximum(work.shared, landed) + work.gpu
-    end = np.maximum(gpu, served)
-    return Timed(
-        end=end,
-        waited_link=np.maximum(0.0, landed - work.shared),
-        waited_cpu=end - gpu,
-        busy_h2d=copied + work.result,
-        busy_d2h=work.write_backs + sent,
-        busy_cpu=second + cpu,
+    return _Way(
+        blocked=np.zeros(()),
+        written=work.write_backs,
+        landed=work.write_backs + copied,
+        sent=sent,
+        served=sent + second + cpu,
+        unsent=work.write_backs,
+        wrote=work.write_backs,
+        copied=copied,
     )
 
 
+def _pageable(work: Work, latency: Latency) -> _Way:
+    """Time copies that hold up the host: hidden states, then write-backs, then copies.
+
+    CPU experts start after the hidden states, the GPU's own after the last copy.
+    """
+    contended = latency.contention
+    first, cpu, write_backs = _beside(
+        work.cpu, work.write_backs, contended.cpu_factor, contended.d2h_factor
+    )
+    wrote, early = first + write_backs, first
+    second, left, copies = _beside(cpu, work.copies, contended.cpu_factor, contended.h2d_factor)
+    copied = second + copies
+    written = work.hidden + wrote
+    return _Way(
+        blocked=work.hidden,
+        written=written,
+        landed=written + copied,
+        sent=work.hidden,
+        served=np.where(cpu > 0, written + second + left, work.hidden + early),
+        unsent=np.zeros(()),
+        wrote=wrote,
+        copied=copied,
+    )
+
+
+def _beside(
+    a: FloatArray, b: FloatArray, a_rate: float, b_rate: float
+) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """Run two jobs that start together: seconds until the first ends, and what is left of each."""
+    a_s, b_s = a / a_rate, b / b_rate
+    both = np.minimum(a_s, b_s)
+    a_left = np.where(a_s <= b_s, 0.0, a - both * a_rate)
+    return both, a_left, np.where(b_s <= a_s, 0.0, b - both * b_rate)
+
+
 def time_passes(
-    placements: Iterable[PassPlacement], prices: Prices, *, keep_records: bool = False
+    chunks: Iterable[Chunk],
+    prices: Prices,
+    *,
+    promotion: Promotion = Promotion.BLOCKING,
+    keep_records: bool = False,
 ) -> Timing:
     """Time placed passes, one after another; the same call as `des.time_passes`.
 
@@ -201,20 +165,150 @@ def time_passes(
     """
     if keep_records:
         raise SettingError("method fast keeps no records of operations; use method des for them")
-    fast, parts = FastPrices(prices), [_Sums.of([])]
-    remaining = iter(placements)
-    while chunk := list(islice(remaining, CHUNK)):
-        parts.append(_time_chunk(chunk, fast))
-    busy_s = {name: sum(part.busy_s[name] for part in parts) for name in Resource}
-    waited_s = {name: sum(part.waited_s[name] for part in parts) for name in Wait}
-    pass_s = np.concatenate([part.pass_s for part in parts])
-    return Timing(
-        pass_s=pass_s,
-        seconds=float(pass_s.sum()),
-        busy_s=busy_s,
-        waited_s=waited_s,
-        records=None,
-    )
+    run = _Run(prices, promotion)
+    for chunk in chunks:
+        run.add(chunk)
+    return run.finish()
+
+
+class _Run:
+    """Times so far."""
+
+    def __init__(self, prices: Prices, promotion: Promotion) -> None:
+        self._prices, self._work_prices, self._promotion = prices, WorkPrices(prices), promotion
+        self._accounts = Accounts()
+        self._busy_s = dict.fromkeys(Resource, 0.0)
+        self._pass_s: list[FloatArray] = [np.zeros(0)]
+        self._background = promotion is Promotion.BACKGROUND and prices.engine.overlap
+        self._carried: _Carried | None = None
+
+    def add(self, chunk: Chunk) -> None:
+        """Time some passes."""
+        own = [self._prices.of_pass(placement.pass_) for placement in chunk.placements]
+        fixed = np.array([(each.gpu_s, each.ids_s, each.host_s) for each in own])
+        work = self._work_prices.of_chunk(chunk, promotion=self._promotion)
+        self._count_fixed(own)
+        layers_s = (
+            self._serial(work)
+            if not self._prices.engine.overlap
+            else self._beside(chunk, work, own)
+        )
+        gpu_s, ids_s, host_s = fixed.sum(axis=0).tolist()
+        self._busy_s[Resource.GPU] += gpu_s + float((work.shared + work.gpu).sum())
+        self._busy_s[Resource.D2H] += ids_s
+        self._busy_s[Resource.HOST] += host_s
+        self._pass_s.append(fixed.sum(axis=1) + layers_s)
+
+    def finish(self) -> Timing:
+        """Wait for copies that are still under way and return the whole."""
+        pass_s = np.concatenate(self._pass_s)
+        if self._carried is not None:
+            backlog = self._carried.backlog
+            drained_s = backlog.drain()
+            self._accounts.add_drain(drained_s)
+            pass_s[-1:] += drained_s
+            self._busy_s[Resource.H2D] += backlog.busy_s
+        return Timing(
+            pass_s=pass_s,
+            seconds=float(pass_s.sum()),
+            busy_s=self._busy_s,
+            waited_s=self._accounts.waited_s,
+            critical_s=self._accounts.critical_s,
+        )
+
+    def _count_fixed(self, own: list[PassPrices]) -> None:
+        counted: dict[int, int] = {}
+        for each in own:
+            counted[id(each)] = counted.get(id(each), 0) + 1
+        unique = {id(each): each for each in own}
+        for key, passes in counted.items():
+            self._accounts.add_fixed(unique[key], passes=passes)
+
+    def _serial(self, work: Work) -> FloatArray:
+        self._accounts.add_serial(work)
+        self._add_busy(
+            Busy(h2d=work.copies + work.result, d2h=work.write_backs + work.hidden, cpu=work.cpu)
+        )
+        return np.asarray(serial_seconds(work).sum(axis=1))
+
+    def _beside(self, chunk: Chunk, work: Work, own: list[PassPrices]) -> FloatArray:
+        moments, busy = overlapped(work, self._prices.latency, pinned=self._prices.engine.pinned)
+        extra = np.zeros(len(own))
+        if self._background:
+            if self._carried is None:
+                self._carried = _Carried(self._prices)
+            moments, busy, extra = self._carried.through(chunk, work, own, moments, busy)
+            self._accounts.add_delay(float(extra.sum()))
+            self._busy_s[Resource.D2H] += float(extra.sum())
+        self._accounts.add_layers(moments)
+        self._add_busy(busy)
+        return np.asarray(moments.end.sum(axis=1) + extra)
+
+    def _add_busy(self, busy: Busy) -> None:
+        for resource, seconds in zip((Resource.H2D, Resource.D2H, Resource.CPU), busy, strict=True):
+            self._busy_s[resource] += float(seconds.sum())
+
+
+class _Carried:
+    """Steps through the layers that meet a backlog, and leaves the others as they are."""
+
+    def __init__(self, prices: Prices) -> None:
+        latency = prices.latency
+        factors = host_memory_factors(latency.contention, latency.duplex)
+        self.backlog = Backlog(prices.to_gpu_s, factors)
+        self._prices = prices
+
+    def through(
+        self, chunk: Chunk, work: Work, own: list[PassPrices], moments: Moments, busy: Busy
+    ) -> tuple[Moments, Busy, FloatArray]:
+        """Return moments and busy seconds of [P, L] layers, and [P] how much longer ids took."""
+        shape = work.gpu.shape
+        at = Moments(*(np.broadcast_to(each, shape).copy() for each in moments))
+        worked = Busy(*(np.broadcast_to(each, shape).copy() for each in busy))
+        extra = np.zeros(shape[0])
+        begins = (chunk.promoted.sum(axis=1) > 0).tolist()
+        for number, prices in enumerate(own):
+            if self.backlog.queue or begins[number]:
+                extra[number] = self._pass(chunk, work, prices, number, at, worked)
+        return at, worked, extra
+
+    def _pass(
+        self, chunk: Chunk, work: Work, own: PassPrices, number: int, at: Moments, busy: Busy
+    ) -> float:
+        extra, host, backlog = 0.0, self._prices.host, self.backlog
+        for index, front in enumerate(own.fronts):
+            if backlog.queue:
+                backlog.work(front.seconds)
+                extra += backlog.beside_ids(own.ids[index].seconds) - own.ids[index].seconds
+                backlog.work(host[index].seconds)
+            if backlog.queue or chunk.promoted[number, index]:
+                self._layer(chunk, work, (number, index), at, busy)
+        backlog.work(own.tail.seconds + self._prices.sync.seconds)
+        return extra
+
+    def _layer(
+        self, chunk: Chunk, work: Work, where: tuple[int, int], at: Moments, busy: Busy
+    ) -> None:
+        number, index = where
+        used = chunk.gpu_tokens[number, index]
+        promoted = chunk.placements[number].decisions[index].promote
+        due = (copy for copy in self.backlog.queue if copy.layer == index and used[copy.expert])
+        layer = Layer(
+            shared=float(work.shared[where]),
+            gpu=float(work.gpu[where]),
+            copies=float(work.copies[where]),
+            hidden=float(work.hidden[where]),
+            cpu=float(work.cpu[where]),
+            result=float(work.result[where]),
+            needed=frozenset(due),
+            promoted=tuple(Copy(index, expert) for expert in promoted),
+        )
+        clock = LayerClock(layer, self.backlog)
+        clock.run()
+        for name in ("landed", "gpu_end", "sent", "served", "returning", "returned", "freed"):
+            getattr(at, name)[where] = getattr(clock, name)
+        busy.h2d[where] = clock.busy_h2d_s
+        busy.d2h[where], busy.cpu[where] = clock.busy_d2h_s, clock.busy_cpu_s
 
 
 def run_fast(case: Case) -> SimulationResult:
@@ -226,114 +320,3 @@ def run_fast(case: Case) -> SimulationResult:
         The trace holds no denoise pass.
     """
     return run(case, method=time_passes)
-
-
-def fixed_s(pass_: WindowedPass, prices: Prices) -> tuple[float, float, float]:
-    """Return the seconds of a pass that no placement changes, by resource: GPU, d2h, host."""
-    own = prices.of_pass(pass_)
-    ids_s = _seconds(own.ids) if prices.engine.overlap else 0.0
-    return (
-        _seconds(own.fronts) + own.tail.seconds,
-        ids_s,
-        _seconds(prices.host) + prices.sync.seconds,
-    )
-
-
-class _Sums(NamedTuple):
-    """Times of some passes: [P] seconds, and sums by resource and by purpose."""
-
-    pass_s: FloatArray
-    busy_s: dict[Resource, float]
-    waited_s: dict[Wait, float]
-
-    @classmethod
-    def of(cls, pass_s: list[float]) -> "_Sums":
-        return cls(np.array(pass_s), dict.fromkeys(Resource, 0.0), dict.fromkeys(Wait, 0.0))
-
-
-def _time_chunk(chunk: list[PassPlacement], fast: FastPrices) -> _Sums:
-    work = _work_of(chunk, fast)
-    timed = fast.time(work)
-    fixed = np.array([fixed_s(placement.pass_, fast.prices) for placement in chunk])
-    gpu_s, ids_s, host_s = fixed.sum(axis=0).tolist()
-    computed_s = gpu_s + float((work.shared + work.gpu).sum())
-    return _Sums(
-        pass_s=fixed.sum(axis=1) + timed.end.sum(axis=1),
-        busy_s={
-            Resource.GPU: computed_s,
-            Resource.H2D: float(timed.busy_h2d.sum()),
-            Resource.D2H: ids_s + float(timed.busy_d2h.sum()),
-            Resource.CPU: float(timed.busy_cpu.sum()),
-            Resource.HOST: host_s,
-        },
-        waited_s={
-            Wait.GPU: computed_s,
-            Wait.LINK: float(timed.waited_link.sum()),
-            Wait.CPU: float(timed.waited_cpu.sum()),
-            Wait.HOST: ids_s + host_s,
-        },
-    )
-
-
-def _work_of(chunk: list[PassPlacement], fast: FastPrices) -> Work:
-    return fast.work(
-        np.stack([placement.gpu_tokens for placement in chunk]),
-        np.stack([placement.cpu_tokens for placement in chunk]),
-        tokens=np.array([[placement.pass_.tokens] for placement in chunk]),
-        shared_s=np.array([_shared_s(placement, fast.prices) for placement in chunk]),
-        copied=np.array([list(_copied(placement)) for placement in chunk]),
-        written=np.array([[len(d.evict) for d in placement.decisions] for placement in chunk]),
-    )
-
-
-def _shared_s(placement: PassPlacement, prices: Prices) -> list[float]:
-    return [work.seconds for work in prices.of_pass(placement.pass_).shared]
-
-
-def _copied(placement: PassPlacement) -> Iterator[int]:
-    return (len(decision.promote) + len(decision.stream) for decision in placement.decisions)
-
-
-def _seconds(operations: Iterable[Operation]) -> float:
-    return sum(each.seconds for each in operations)
-
-
-def _beside(
-    a: FloatArray, b: FloatArray, a_rate: float, b_rate: float
-) -> tuple[FloatArray, FloatArray, FloatArray]:
-    """Run two jobs that start together: seconds until the first ends, and what is left of each."""
-    both = np.minimum(a / a_rate, b / b_rate)
-    return both, np.maximum(0.0, a - both * a_rate), np.maximum(0.0, b - both * b_rate)
-
-
-def _by_tokens(price: Callable[[int], float]) -> Callable[[Tokens], FloatArray]:
-    """Return a price by one whole number, for arrays."""
-    memo, one = _Memo(lambda _, number: price(number)), np.array(1)
-    return lambda numbers: memo(one, numbers)
-
-
-class _Memo:
-    """A price by two whole numbers, for arrays; nothing costs nothing, others are priced once."""
-
-    def __init__(self, price: Callable[[int, int], float]) -> None:
-        self._price = price
-        self._known = np.zeros((1, 1))
-
-    def __call__(self, first: Tokens, second: Tokens) -> FloatArray:
-        self._grow(int(first.max(initial=0)), int(second.max(initial=0)))
-        found = self._known[first, second]
-        if np.isnan(found).any():
-            wide = np.broadcast_to(first, found.shape), np.broadcast_to(second, found.shape)
-            unknown = np.stack([each[np.isnan(found)] for each in wide])
-            for a, b in np.unique(unknown, axis=1).T.tolist():
-                self._known[a, b] = self._price(a, b)
-            found = self._known[first, second]
-        return np.asarray(found)
-
-    def _grow(self, first: int, second: int) -> None:
-        rows, columns = self._known.shape
-        if first >= rows or second >= columns:
-            known = np.full((max(rows, first + 1), max(columns, second + 1)), np.nan)
-            known[:rows, :columns] = self._known
-            known[0], known[:, 0] = 0.0, 0.0
-            self._known = known

@@ -12,6 +12,13 @@ from tidesim.latency import Contention, Duplex
 from tidesim.records import Record, Resource
 from tidesim.simulate.operations import Operation, Place
 
+# A background operation that has done no more than this share of its work gives way to another
+# that arrives: what happens at one instant may happen in any order.
+JUST_STARTED = 1e-9
+
+# Shares of rate of CPU, h2d and d2h, by whether each of them runs.
+Factors = dict[tuple[bool, ...], tuple[float, float, float]]
+
 
 class Job:
     """Operations that follow one another, each on its lane.
@@ -24,17 +31,28 @@ class Job:
         Fires when the last operation has ended.
     ends_s : list of float
         When each operation ended.
+    background : bool
+        Waits until no other job wants the lane; never interrupted once it has begun.
     """
 
-    __slots__ = ("done", "ends_s", "left_s", "marks", "place", "since_s", "stages", "timer")
+    __slots__ = (
+        *("background", "done", "ends_s", "left_s", "marks", "place", "since_s", "stages"),
+        "timer",
+    )
 
     def __init__(
-        self, stages: "Sequence[tuple[Lane, Operation]]", place: Place, env: simpy.Environment
+        self,
+        stages: "Sequence[tuple[Lane, Operation]]",
+        place: Place,
+        env: simpy.Environment,
+        *,
+        background: bool = False,
     ) -> None:
         self.stages = stages
         self.place = place
         self.done = simpy.Event(env)
         self.ends_s: list[float] = []
+        self.background = background
         # of the operation in progress: work left, since when, and (clock, work done) at each change
         self.left_s = 0.0
         self.since_s = 0.0
@@ -83,15 +101,25 @@ class Lane(ABC):
     def enter(self, job: Job) -> None:
         """Queue the next operation of a job; when it has ended the job advances."""
 
-    def _record(self, job: Job, marks: list[tuple[float, float]]) -> None:
+    @property
+    @abstractmethod
+    def idle(self) -> bool:
+        """Whether nothing runs and nothing waits."""
+
+    def book(self, operation: Operation, place: Place, *, start_s: float, end_s: float) -> None:
+        """Serve an operation at times that are known: the lane is idle and nobody slows it."""
+        self.busy_s += operation.seconds
+        self._record(operation, place, [(start_s, 0.0), (end_s, operation.seconds)])
+
+    def _record(self, operation: Operation, place: Place, marks: list[tuple[float, float]]) -> None:
         """Keep a record per part; `marks` are (clock, work done), the rate constant between."""
         if self._records is None:
             return
         start_s, work_s = marks[0][0], 0.0
-        for part in job.operation.parts:
-            work_s += part.seconds
+        for label, seconds, layer, experts, num_bytes in operation.parts:
+            work_s += seconds
             end_s = _clock_at(work_s, marks)
-            row = Record(self._resource, start_s, end_s, part.label, *job.place, part.layer)
+            row = Record(self._resource, start_s, end_s, label, *place, layer, experts, num_bytes)
             self._records.append(row)
             start_s = end_s
 
@@ -104,13 +132,17 @@ class SteadyLane(Lane):
 
     _free_s = 0.0
 
+    @property
+    def idle(self) -> bool:
+        """Whether nothing runs and nothing waits."""
+        return self._free_s <= self._env.now
+
     def enter(self, job: Job) -> None:
         """Queue the next operation of a job; when it has ended the job advances."""
         now, seconds = self._env.now, job.operation.seconds
         start_s = max(now, self._free_s)
         self._free_s = start_s + seconds
-        self.busy_s += seconds
-        self._record(job, [(start_s, 0.0), (self._free_s, seconds)])
+        self.book(job.operation, job.place, start_s=start_s, end_s=self._free_s)
         timer = self._env.timeout(seconds if start_s == now else self._free_s - now)
         timer.callbacks.append(lambda _: job.advance(self._env.now))
 
@@ -148,14 +180,22 @@ class SharedLane(Lane):
         self.on_change: Callable[[], None] | None = None
         self._slots = slots
         self._waiting: deque[Job] = deque()
+        self._background: deque[Job] = deque()
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing runs and nothing waits."""
+        return not self.running
 
     def enter(self, job: Job) -> None:
         """Queue the next operation of a job; when it has ended the job advances."""
+        if len(self.running) == self._slots and not job.background:
+            self._make_way()
         if len(self.running) < self._slots:
             self._start(job)
             self._changed()
         else:
-            self._waiting.append(job)
+            (self._background if job.background else self._waiting).append(job)
 
     def set_factor(self, factor: float) -> None:
         """Let running and later operations proceed at a share of their full rate."""
@@ -167,6 +207,16 @@ class SharedLane(Lane):
         self.factor = factor
         for job in self.running:
             self._set_timer(job)
+
+    def _make_way(self) -> None:
+        """Put a background job that has only just started back in front of its queue."""
+        job = self.running[-1]
+        started_s = job.operation.seconds * (1 - JUST_STARTED)
+        done_s = (self._env.now - job.since_s) * self.factor
+        if job.background and job.left_s - done_s >= started_s:
+            job.timer = None
+            self.running.remove(job)
+            self._background.appendleft(job)
 
     def _start(self, job: Job) -> None:
         now = self._env.now
@@ -186,9 +236,9 @@ class SharedLane(Lane):
         self.running.remove(job)
         now = self._env.now
         self.busy_s += now - job.marks[0][0]
-        self._record(job, [*job.marks, (now, job.operation.seconds)])
-        if self._waiting:
-            self._start(self._waiting.popleft())
+        self._record(job.operation, job.place, [*job.marks, (now, job.operation.seconds)])
+        if queue := self._waiting or self._background:
+            self._start(queue.popleft())
         self._changed()
         job.advance(now)
 
@@ -222,10 +272,7 @@ class HostMemory:
         duplex: Duplex,
     ) -> None:
         self._cpu, self._h2d, self._d2h = cpu, h2d, d2h
-        self._factors = {
-            running: _factors(*running, contention=contention, duplex=duplex)
-            for running in product((False, True), repeat=3)
-        }
+        self._factors = host_memory_factors(contention, duplex)
         self._now = (1.0, 1.0, 1.0)
         for lane in (cpu, h2d, d2h):
             lane.on_change = self._share
@@ -238,6 +285,14 @@ class HostMemory:
             for lane, factor in zip((cpu, h2d, d2h), factors, strict=True):
                 if factor != lane.factor:
                     lane.set_factor(factor)
+
+
+def host_memory_factors(contention: Contention, duplex: Duplex) -> Factors:
+    """Return the shares of rate that CPU, h2d and d2h keep, by which of the three run."""
+    return {
+        running: _factors(*running, contention=contention, duplex=duplex)
+        for running in product((False, True), repeat=3)
+    }
 
 
 def _factors(

@@ -6,15 +6,20 @@ from enum import StrEnum
 from typing import NamedTuple
 
 from tidesim.placement import FloatArray
-from tidesim.records import Records, Resource
+from tidesim.records import Counter, Records, Resource
 
 
 class Part(NamedTuple):
-    """A stretch of an operation that gets its own record; `seconds` are those at full rate."""
+    """A stretch of an operation that gets its own record; `seconds` are those at full rate.
+
+    `experts` are computed or copied by it, `num_bytes` copied.
+    """
 
     label: str
     seconds: float
     layer: int
+    experts: int = 0
+    num_bytes: int = 0
 
 
 class Operation(NamedTuple):
@@ -30,9 +35,16 @@ def operation(parts: Iterable[Part]) -> Operation:
     return Operation(lasting, sum(part.seconds for part in lasting))
 
 
-def single(label: str, seconds: float, layer: int) -> Operation:
+def single(
+    label: str, seconds: float, layer: int, *, experts: int = 0, num_bytes: int = 0
+) -> Operation:
     """Return the operation of one part."""
-    return Operation((Part(label, seconds, layer),), seconds)
+    return Operation((Part(label, seconds, layer, experts, num_bytes),), seconds)
+
+
+def unnamed(seconds: float) -> Operation:
+    """Return an operation that nobody records."""
+    return Operation((), seconds)
 
 
 class Place(NamedTuple):
@@ -41,6 +53,24 @@ class Place(NamedTuple):
     request: int
     block: int
     step: int
+
+
+class Critical(NamedTuple):
+    """A place on the critical path: a resource and what it does there."""
+
+    resource: Resource
+    operation: str
+
+
+# What a layer may spend its time on once its experts are placed.
+SHARED = Critical(Resource.GPU, "shared")
+GPU_EXPERTS = Critical(Resource.GPU, "experts")
+WRITE_BACKS = Critical(Resource.D2H, "write backs")
+COPIES = Critical(Resource.H2D, "expert copies")
+HIDDEN = Critical(Resource.D2H, "hidden")
+CPU_EXPERTS = Critical(Resource.CPU, "experts")
+RESULT = Critical(Resource.H2D, "result")
+IDS = Critical(Resource.D2H, "ids")
 
 
 class Wait(StrEnum):
@@ -71,11 +101,17 @@ class Timing:
         Seconds each resource worked.
     waited_s : dict
         Seconds the run waited, by what for.
+    critical_s : dict
+        Seconds of the critical path by resource and operation; they add up to the makespan.
     records : Records or None
+    counters : tuple of Counter
+        Bytes queued for the link over time, where records are kept.
     """
 
     pass_s: FloatArray
     seconds: float
     busy_s: dict[Resource, float]
     waited_s: dict[Wait, float]
-    records: Records | None
+    critical_s: dict[Critical, float]
+    records: Records | None = None
+    counters: tuple[Counter, ...] = ()

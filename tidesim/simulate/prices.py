@@ -1,14 +1,14 @@
 """Prices of a pass's operations: one engine, one machine, one set of sizes. No clock."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache, lru_cache
 
 from tidesim.engines import Engine
 from tidesim.latency import Direction, Latency
 from tidesim.model_spec import ModelSpec
-from tidesim.placement import Decision, PassPlacement
-from tidesim.simulate.operations import Operation, Part, operation, single
+from tidesim.records import Resource
+from tidesim.simulate.operations import IDS, Critical, Operation, Part, operation, single, unnamed
 from tidesim.trace.passes import Kind, WindowedPass
 
 ID_BYTES = 2  # expert ids travel as uint16
@@ -39,12 +39,23 @@ class PassPrices:
         One per mixture layer: the shared experts.
     tail : Operation
         After the last experts: combine and, in denoise passes, head and sampling.
+    shared_s : tuple of float
+        Seconds of `shared`.
+    gpu_s, ids_s, host_s : float
+        Seconds of all fronts and the tail, of all ids, and of the host's syncs and decisions.
+    critical_s : dict
+        The same seconds by resource and operation: all of it is on the critical path.
     """
 
     fronts: tuple[Operation, ...]
     ids: tuple[Operation, ...]
     shared: tuple[Operation, ...]
     tail: Operation
+    shared_s: tuple[float, ...]
+    gpu_s: float
+    ids_s: float
+    host_s: float
+    critical_s: Mapping[Critical, float]
 
 
 class Prices:
@@ -61,6 +72,8 @@ class Prices:
     ----------
     layers : range
         Indices of the mixture layers in the model.
+    to_gpu_s, to_host_s : float
+        Seconds of copying one expert.
     host : tuple of Operation
         One per mixture layer: host sync and the policy's decision.
     sync : Operation
@@ -70,8 +83,8 @@ class Prices:
     def __init__(self, latency: Latency, engine: Engine, spec: ModelSpec) -> None:
         self.latency, self.engine, self.spec = latency, engine, spec
         copies, pinned = engine.copies_per_expert, engine.pinned
-        self._to_gpu_s = latency.expert_copy_s(copies, Direction.H2D, pinned=pinned)
-        self._to_host_s = latency.expert_copy_s(copies, Direction.D2H, pinned=pinned)
+        self.to_gpu_s = latency.expert_copy_s(copies, Direction.H2D, pinned=pinned)
+        self.to_host_s = latency.expert_copy_s(copies, Direction.D2H, pinned=pinned)
         self.layers = range(spec.first_k_dense_replace, spec.num_hidden_layers)
         self.host = tuple(
             operation(
@@ -83,67 +96,54 @@ class Prices:
         self.gpu_expert_s: Callable[[int], float] = cache(latency.gpu_expert_s)
         self.cpu_expert_s: Callable[[int], float] = cache(latency.cpu_expert_s)
         self.hidden_s: Callable[[int, Direction], float] = cache(self._hidden_s)
-        self._gpu_call_s: Callable[[int, int], float] = cache(latency.gpu_call_s)
-        self._of_size = lru_cache(maxsize=256)(self._price)
+        self._of_size = lru_cache(maxsize=1024)(self._price)
 
     def of_pass(self, pass_: WindowedPass) -> PassPrices:
         """Return the prices of a pass, whatever its placement."""
-        return self._of_size(pass_.tokens, pass_.context, pass_.kind is Kind.DENOISE)
+        decodes = pass_.kind is Kind.DENOISE
+        return self._of_size(pass_.tokens, pass_.context, pass_.requests, decodes)
 
-    def gpu_experts_s(self, placement: PassPlacement, index: int) -> float:
-        """Return the GPU's seconds for the experts of mixture layer `index`."""
-        if self.engine.looped:
-            tokens = placement.gpu_tokens[index].tolist()
-            return sum(self.gpu_expert_s(count) for count in tokens if count)
-        load = placement.gpu_load
-        return self._gpu_call_s(load.experts[index], load.pairs[index])
+    def copy(self, verb: str, expert: int, layer: int, *, to_host: bool = False) -> Part:
+        """Return the copy of one expert: its promotion, streaming or write-back."""
+        seconds = self.to_host_s if to_host else self.to_gpu_s
+        return Part(f"{verb} {expert}", seconds, layer, 1, self.spec.expert_bytes)
 
-    def cpu_experts_s(self, placement: PassPlacement, index: int) -> float:
-        """Return the CPU's seconds for the experts of mixture layer `index`."""
-        tokens = placement.cpu_tokens[index]
-        if self.engine.looped:
-            return sum(self.cpu_expert_s(count) for count in tokens.tolist() if count)
-        return self.latency.cpu_experts_s(tokens)
-
-    def write_backs(self, decision: Decision, layer: int) -> Operation:
-        """Return the copies of evicted experts to the host: none unless the engine makes them."""
-        experts = decision.evict if self.engine.write_back else ()
-        return operation(Part(f"write back {e}", self._to_host_s, layer) for e in experts)
-
-    def promotions(self, decision: Decision, layer: int) -> Operation:
-        """Return the copies of promoted experts to the GPU."""
-        return operation(Part(f"promote {e}", self._to_gpu_s, layer) for e in decision.promote)
-
-    def streams(self, decision: Decision, layer: int) -> Operation:
-        """Return the copies of streamed experts to the GPU."""
-        return operation(self.stream(e, layer).parts[0] for e in decision.stream)
-
-    def stream(self, expert: int, layer: int) -> Operation:
-        """Return the copy of one streamed expert to the GPU."""
-        return single(f"stream {expert}", self._to_gpu_s, layer)
+    def transfer(self, label: str, rows: int, direction: Direction, layer: int) -> Operation:
+        """Return the copy of some hidden states."""
+        num_bytes = hidden_bytes(self.spec, rows)
+        return single(label, self.hidden_s(rows, direction), layer, num_bytes=num_bytes)
 
     def _hidden_s(self, rows: int, direction: Direction) -> float:
         num_bytes = hidden_bytes(self.spec, rows)
         return self.latency.copy_s(num_bytes, direction, pinned=self.engine.pinned)
 
-    def _price(self, tokens: int, context: int, decodes: bool) -> PassPrices:
+    def _price(self, tokens: int, context: int, requests: int, decodes: bool) -> PassPrices:
         latency, layers = self.latency, self.layers
         combine_s, shared_s = latency.combine_s(tokens), latency.shared_s(tokens)
-        ids_s = latency.copy_s(
-            ids_bytes(self.spec, tokens), Direction.D2H, pinned=self.engine.pinned
-        )
+        num_bytes = ids_bytes(self.spec, tokens)
+        ids_s = latency.copy_s(num_bytes, Direction.D2H, pinned=self.engine.pinned)
         tail = [Part("combine", combine_s, layers[-1])]
         if decodes:
             tail.append(Part("head", latency.head_s(tokens), -1))
+        attention_s = latency.attention_s(tokens, context, requests=requests)
+        fronts = tuple(self._fronts(tokens, attention_s, combine_s))
+        ids = tuple(single("ids", ids_s, layer, num_bytes=num_bytes) for layer in layers)
+        ids = ids if self.engine.overlap else tuple(unnamed(0.0) for _ in layers)
+        own = ((Resource.GPU, (*fronts, operation(tail))), (Resource.D2H, ids))
+        critical = _by_operation((*own, (Resource.HOST, (*self.host, self.sync))))
         return PassPrices(
-            fronts=tuple(self._fronts(tokens, context, combine_s)),
-            ids=tuple(single("ids", ids_s, layer) for layer in layers),
+            fronts=fronts,
+            ids=ids,
             shared=tuple(single("shared", shared_s, layer) for layer in layers),
             tail=operation(tail),
+            shared_s=(shared_s,) * len(layers),
+            gpu_s=sum(s for key, s in critical.items() if key.resource is Resource.GPU),
+            ids_s=critical.get(IDS, 0.0),
+            host_s=sum(s for key, s in critical.items() if key.resource is Resource.HOST),
+            critical_s=critical,
         )
 
-    def _fronts(self, tokens: int, context: int, combine_s: float) -> list[Operation]:
-        attention_s = self.latency.attention_s(tokens, context)
+    def _fronts(self, tokens: int, attention_s: float, combine_s: float) -> list[Operation]:
         router_s = self.latency.router_s(tokens)
         before = []
         for layer in range(self.layers[0]):
@@ -155,3 +155,15 @@ class Prices:
             fronts.append(operation([*before, *own]))
             before = [Part("combine", combine_s, layer)]
         return fronts
+
+
+def _by_operation(
+    groups: Iterable[tuple[Resource, Iterable[Operation]]],
+) -> dict[Critical, float]:
+    """Add the seconds of operations up by resource and label."""
+    seconds: dict[Critical, float] = {}
+    for resource, operations in groups:
+        for part in (part for each in operations for part in each.parts):
+            key = Critical(resource, part.label)
+            seconds[key] = seconds.get(key, 0.0) + part.seconds
+    return seconds

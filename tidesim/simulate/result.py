@@ -8,9 +8,9 @@ import numpy as np
 
 from tidesim.memory import MemoryPlan
 from tidesim.placement import BoolArray, FloatArray
-from tidesim.records import Records
+from tidesim.records import Counter, Records
 
-_LARGE = ("pass_s", "is_step", "records")
+_LARGE = ("pass_s", "is_step", "records", "counters")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,6 +29,10 @@ class SimulationResult:
         Where the routing comes from: captured, synthetic or imported.
     interval : int or None
         Steps between refreshes; None where the policy has no such number.
+    promotion : str
+        ``blocking`` or ``background``.
+    batch : int
+        Requests decoded in step.
     budgets : tuple of int
         Slots of every mixture layer.
     trained_on : tuple of int
@@ -51,11 +55,15 @@ class SimulationResult:
     waited : dict of float
         Share of the makespan that the run waits for ``gpu``, ``link``, ``cpu`` or ``host``; the
         four add up to 1. ``link`` is exposed copy time, ``cpu`` is exposed CPU time.
+    critical : dict of dict of float
+        Share of the critical path by resource and operation; they add up to 1.
     pass_s : [passes] float64
         Seconds of every pass.
     is_step : [passes] bool
         Whether a pass is a denoise pass.
     records : Records or None
+    counters : tuple of Counter
+        Bytes queued for the link over time, where records are kept.
     trace_sha256, profile_sha256 : str
     """
 
@@ -66,6 +74,8 @@ class SimulationResult:
     sizes: str
     provenance: str
     interval: int | None
+    promotion: str
+    batch: int
     budgets: tuple[int, ...]
     trained_on: tuple[int, ...]
     is_bound: bool
@@ -85,9 +95,11 @@ class SimulationResult:
     d2h_bytes_by_purpose: dict[str, int]
     busy: dict[str, float]
     waited: dict[str, float]
+    critical: dict[str, dict[str, float]]
     pass_s: FloatArray
     is_step: BoolArray
     records: Records | None
+    counters: tuple[Counter, ...]
     trace_sha256: str
     profile_sha256: str
 

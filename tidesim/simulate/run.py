@@ -6,21 +6,29 @@ from typing import Protocol
 
 import numpy as np
 
+from tidesim.engines import Engine, Promotion
 from tidesim.errors import SettingError
-from tidesim.placement import PassPlacement, replay
+from tidesim.records import Resource
 from tidesim.simulate.case import Case, sizes_label
+from tidesim.simulate.chunks import Chunk, chunked
 from tidesim.simulate.des import time_passes
 from tidesim.simulate.operations import Timing
 from tidesim.simulate.prices import Prices
 from tidesim.simulate.result import SimulationResult
 from tidesim.simulate.tally import Tally, TokenCount
+from tidesim.trace.batches import batched
 
 
 class Method(Protocol):
     """Way to time placed passes."""
 
     def __call__(
-        self, placements: Iterable[PassPlacement], prices: Prices, *, keep_records: bool
+        self,
+        chunks: Iterable[Chunk],
+        prices: Prices,
+        *,
+        promotion: Promotion,
+        keep_records: bool,
     ) -> Timing:
         """Time the passes one after another."""
         ...
@@ -46,10 +54,12 @@ def run(
     """
     engine = case.setup.engine
     prices = Prices(case.latency, engine, case.spec)
+    promotion = case.policy(case.known).promotion
+    check_promotion(engine, promotion)
     written, tally = TokenCount(case.trace), Tally(engine=engine, spec=case.spec)
-    passes = written.watch(engine)
-    placements = tally.watch(replay(passes, case.policy(case.setup), case.setup))
-    timing = method(placements, prices, keep_records=keep_records)
+    passes = batched(written.watch(engine), case.batch)
+    chunks = tally.watch(chunked(case.placed(passes)))
+    timing = method(chunks, prices, promotion=promotion, keep_records=keep_records)
     if not tally.steps:
         raise SettingError("the trace holds no denoise pass, so there is nothing to simulate")
     if not math.isfinite(timing.seconds):
@@ -60,8 +70,38 @@ def run(
     return _result(case, tally, written, timing)
 
 
+def check_promotion(engine: Engine, promotion: Promotion) -> None:
+    """Refuse promotion in the background where an engine has none.
+
+    Raises
+    ------
+    SettingError
+        Its copies of pageable memory hold up the host, or it copies evicted experts back.
+    """
+    if promotion is Promotion.BLOCKING or not engine.overlap:
+        return
+    reasons = {
+        "copies pageable memory, which holds up the host": not engine.pinned,
+        "copies evicted experts back before it promotes others": engine.write_back,
+    }
+    for reason, holds in reasons.items():
+        if holds:
+            raise SettingError(
+                f"engine {engine.name} {reason}, so nothing can be promoted in the background; "
+                "use blocking promotion or another engine"
+            )
+
+
+def _shares(timing: Timing) -> dict[str, dict[str, float]]:
+    """Return shares of the critical path by resource and operation, every resource present."""
+    shares: dict[str, dict[str, float]] = {str(resource): {} for resource in Resource}
+    for key, seconds in timing.critical_s.items():
+        shares[key.resource][key.operation] = seconds / timing.seconds
+    return shares
+
+
 def _result(case: Case, tally: Tally, written: TokenCount, timing: Timing) -> SimulationResult:
-    policy, meta, seconds = case.policy(case.setup), case.trace.meta, timing.seconds
+    policy, meta, seconds = case.policy(case.known), case.trace.meta, timing.seconds
     return SimulationResult(
         policy=policy.name,
         engine=case.setup.engine.name,
@@ -70,6 +110,8 @@ def _result(case: Case, tally: Tally, written: TokenCount, timing: Timing) -> Si
         sizes=sizes_label(meta.model, case.spec),
         provenance=meta.provenance,
         interval=policy.interval,
+        promotion=str(policy.promotion),
+        batch=case.batch,
         budgets=tuple(policy.budgets(case.setup).tolist()),
         trained_on=case.trained_on,
         is_bound=policy.is_bound,
@@ -89,9 +131,11 @@ def _result(case: Case, tally: Tally, written: TokenCount, timing: Timing) -> Si
         d2h_bytes_by_purpose=tally.d2h_bytes,
         busy={str(name): busy_s / seconds for name, busy_s in timing.busy_s.items()},
         waited={str(name): waited_s / seconds for name, waited_s in timing.waited_s.items()},
+        critical=_shares(timing),
         pass_s=timing.pass_s,
         is_step=np.array(tally.is_step, dtype=np.bool_),
         records=timing.records,
+        counters=timing.counters,
         trace_sha256=case.trace.sha256,
         profile_sha256=case.profile_sha256,
     )

@@ -3,9 +3,11 @@
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from tidesim.engines import Engine
 from tidesim.model_spec import ModelSpec
-from tidesim.placement import KEEP, PassPlacement
+from tidesim.simulate.chunks import Chunk
 from tidesim.simulate.prices import hidden_bytes, ids_bytes
 from tidesim.trace.passes import Kind, Pass, Trace, WindowedPass
 from tidesim.trace.windows import windowed_pairs
@@ -53,25 +55,24 @@ class Tally:
         """Denoise passes."""
         return sum(self.is_step)
 
-    def watch(self, placements: Iterable[PassPlacement]) -> Iterator[PassPlacement]:
-        """Pass placements on, counting each."""
-        for placement in placements:
-            self.add(placement)
-            yield placement
+    def watch(self, chunks: Iterable[Chunk]) -> Iterator[Chunk]:
+        """Pass chunks on, counting each."""
+        for chunk in chunks:
+            self.add(chunk)
+            yield chunk
 
-    def add(self, placement: PassPlacement) -> None:
-        """Count one pass."""
-        self.is_step.append(placement.pass_.kind is Kind.DENOISE)
-        misses = int(placement.misses.sum())
-        self.misses += misses
-        self.hits += int(placement.pass_.counts.sum()) - misses
-        for decision in placement.decisions:
-            if decision is not KEEP:
-                self._move(
-                    len(decision.promote), len(decision.evict), streamed=len(decision.stream)
-                )
-                self.refreshes += decision.refresh
-        self._transfer(placement)
+    def add(self, chunk: Chunk) -> None:
+        """Count some passes."""
+        for placement in chunk.placements:
+            self.is_step.append(placement.pass_.kind is Kind.DENOISE)
+            self.refreshes += sum(decision.refresh for decision in placement.decisions)
+        hits = int(chunk.hits.sum())
+        self.hits += hits
+        self.misses += int(chunk.gpu_tokens.sum() + chunk.cpu_tokens.sum()) - hits
+        self._move(
+            int(chunk.promoted.sum()), int(chunk.evicted.sum()), streamed=int(chunk.streamed.sum())
+        )
+        self._transfer(chunk)
 
     def _move(self, promoted: int, evicted: int, *, streamed: int) -> None:
         expert_bytes = self.spec.expert_bytes
@@ -83,14 +84,16 @@ class Tally:
         if self.engine.write_back:
             self.d2h_bytes["write_backs"] += evicted * expert_bytes
 
-    def _transfer(self, placement: PassPlacement) -> None:
+    def _transfer(self, chunk: Chunk) -> None:
         """Count activations: ids and hidden states down, a result row per CPU pair up."""
-        tokens, pairs = placement.pass_.tokens, placement.cpu_load.pairs
-        self.h2d_bytes["results"] += hidden_bytes(self.spec, sum(pairs))
+        tokens = np.array([placement.pass_.tokens for placement in chunk.placements])
+        pairs = chunk.cpu_pairs
+        self.h2d_bytes["results"] += hidden_bytes(self.spec, int(pairs.sum()))
         if self.engine.overlap:
-            self.d2h_bytes["ids"] += len(pairs) * ids_bytes(self.spec, tokens)
-        once = tokens * sum(count > 0 for count in pairs)
-        rows = sum(pairs) if self.engine.looped and not self.engine.overlap else once
+            self.d2h_bytes["ids"] += pairs.shape[1] * ids_bytes(self.spec, int(tokens.sum()))
+        once = int((tokens[:, None] * (pairs > 0)).sum())
+        one_by_one = self.engine.looped and not self.engine.overlap
+        rows = int(pairs.sum()) if one_by_one else once
         self.d2h_bytes["hidden"] += hidden_bytes(self.spec, rows)
 
 

@@ -174,6 +174,8 @@ class WindowedPass:
         Tokens computed, and tokens served from the prefix cache (0 in window ``full``).
     counts : [L, E] int64
         Tokens routed to every expert.
+    requests : int
+        Requests computed together; all numbers are sums over them.
     """
 
     request: int
@@ -184,3 +186,4 @@ class WindowedPass:
     tokens: int
     context: int
     counts: Counts
+    requests: int = 1
