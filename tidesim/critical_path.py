@@ -29,8 +29,8 @@ def critical_path(records: Records, *, tolerance_s: float | None = None) -> tupl
     """Return the operations of the critical path in order of start.
 
     A graph has a node per operation and an edge from a to b where b starts when a ends; the path
-    is the longest by duration that ends with the run. An operation that starts when none ends, as after an idle gap of
-    measured records, follows the one that ended last.
+    is the longest by duration that ends with the run. An operation that starts when none ends, as
+    after an idle gap of measured records, follows the one that ended last.
 
     Parameters
     ----------
