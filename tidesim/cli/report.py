@@ -95,7 +95,7 @@ def _steps(text: str | None) -> tuple[int, int | None] | None:
     """
     if text is None:
         return None
-    match = re.fullmatch(r"(\d{0,9}):(\d{0,9})", text)
+    match = re.fullmatch(r"([0-9]{0,9}):([0-9]{0,9})", text)
     first, last = (int(part) if part else None for part in match.groups()) if match else (0, 0)
     if last is not None and last <= (first or 0):
         raise SettingError(

@@ -76,6 +76,7 @@ def policies_figure(
 
 PATH_ROW = "critical path"
 _ROWS = (PATH_ROW, *map(str, Resource))
+_ROW_PIXELS, _CHART_PIXELS, _GAP_PIXELS = 44, 70, 34
 
 
 def timeline_figure(
@@ -188,27 +189,31 @@ def _lay_out(
     figure: go.Figure, counters: Sequence[str], *, span_ms: float, rows: Sequence[str]
 ) -> None:
     """Put the rows of bars above one narrow chart per counter, over one axis of time."""
-    bars, chart, gap = 44 * len(rows), 70, 34
-    total = bars + len(counters) * (chart + gap)
+    bars = _ROW_PIXELS * len(rows)
+    total = bars + len(counters) * (_CHART_PIXELS + _GAP_PIXELS)
     figure.update_layout(
         barmode="overlay", hovermode="closest", height=total + 128, showlegend=False, bargap=0.15,
         margin={"l": 104},
         xaxis={"range": [0, span_ms] if span_ms else None, "anchor": "free", "position": 0},
         yaxis={
             "categoryorder": "array", "categoryarray": list(rows)[::-1],
-            "range": [-0.5, len(rows) - 0.5], "domain": [1 - bars / total, 1], "fixedrange": True,
+            "range": [-0.5, len(rows) - 0.5], "domain": [(total - bars) / total, 1],
+            "fixedrange": True,
         },
     )  # fmt: skip
-    for number, name in enumerate(counters):
-        top = 1 - (bars + gap + number * (chart + gap)) / total
-        figure.add_annotation(
-            text=escape(name), x=0, xref="paper", xanchor="left", showarrow=False,
-            y=top, yref="paper", yanchor="bottom",
-        )  # fmt: skip
-        axis = figure.layout.yaxis.to_plotly_json()
-        figure.update_layout({
-            f"yaxis{number + 2}": {
-                key: axis[key] for key in ("gridcolor", "zerolinecolor", "linecolor", "ticks")
-            } | {"domain": [top - chart / total, top], "fixedrange": True, "nticks": 4,
-                 "rangemode": "tozero"},
-        })  # fmt: skip
+    for number, name in enumerate(reversed(counters)):
+        bottom = number * (_CHART_PIXELS + _GAP_PIXELS)
+        domain = (bottom / total, (bottom + _CHART_PIXELS) / total)
+        _add_axis(figure, name, f"yaxis{len(counters) + 1 - number}", domain=domain)
+
+
+def _add_axis(figure: go.Figure, name: str, axis: str, *, domain: tuple[float, float]) -> None:
+    """Add the axis of a counter, in the style of the first, with its name above."""
+    first = figure.layout.yaxis.to_plotly_json()
+    style = {key: first[key] for key in ("gridcolor", "zerolinecolor", "linecolor", "ticks")}
+    own = {"domain": domain, "fixedrange": True, "nticks": 4, "rangemode": "tozero"}
+    figure.update_layout({axis: style | own})
+    figure.add_annotation(
+        text=escape(name), x=0, xref="paper", xanchor="left", showarrow=False,
+        y=domain[1], yref="paper", yanchor="bottom",
+    )  # fmt: skip
