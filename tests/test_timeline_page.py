@@ -12,7 +12,7 @@ from tidesim.errors import SettingError
 from tidesim.records import Counter, Record, Records, Resource
 from tidesim.report.extract import extract
 from tidesim.report.run_figures import timeline_figure
-from tidesim.report.timeline_page import path_rows, write_timeline_page
+from tidesim.report.timeline_page import write_timeline_page
 from tidesim.simulate import run
 from tidesim.timeline import Timeline, save_timeline
 
@@ -177,7 +177,7 @@ def test_idle_time_of_measured_records_stands_in_the_table():
         [row(Resource.GPU, 0, 1, "attention"), row(Resource.CPU, 1.5, 2, "experts cpu (1)")]
     )
 
-    assert list(path_rows(extract(Timeline(records=rows), "t"))) == [
+    assert list(extract(Timeline(records=rows), "t").path_rows()) == [
         ("gpu", "attention", 1, 0.5),
         ("cpu", "experts cpu", 0.5, 0.25),
         ("–", "idle", 0.5, 0.25),

@@ -8,6 +8,7 @@ import typer
 
 from tidesim.cli.common import Json, check_writable, number, print_json, print_table, share
 from tidesim.errors import SettingError
+from tidesim.report.extract import extract
 from tidesim.resources import sha256_file
 from tidesim.timeline import load_timeline
 
@@ -48,12 +49,7 @@ def report(
 
     Example: tidesim report run.json --out report.html --block 5 --steps 4:8
     """
-    from tidesim.report.extract import extract  # noqa: PLC0415 (plotly comes with the package)
-    from tidesim.report.timeline_page import (  # noqa: PLC0415 (imports plotly)
-        passes_label,
-        path_rows,
-        write_timeline_page,
-    )
+    from tidesim.report.timeline_page import write_timeline_page  # noqa: PLC0415 (imports plotly)
 
     wanted = _steps(steps)
     check_writable(out)
@@ -62,25 +58,13 @@ def report(
     write_timeline_page(
         out, chosen, metadata=timeline.metadata, source=file.name, sha256=sha256_file(file)
     )
-    rows = list(path_rows(chosen))
     if json:
-        keys = ("resource", "operation", "seconds", "share")
-        print_json(
-            {
-                "report": str(out),
-                "request": chosen.request,
-                "block": chosen.block,
-                "steps": list(chosen.steps),
-                "operations": len(chosen.records),
-                "seconds": chosen.seconds,
-                "critical_path": [dict(zip(keys, row, strict=True)) for row in rows],
-            }
-        )
+        print_json({"report": str(out)} | chosen.to_json())
         return
     print_table(
-        f"critical path of {passes_label(chosen)}",
+        f"critical path of {chosen.label}",
         ["resource", "operation", "ms", "share"],
-        [[row[0], row[1], number(1e3 * row[2]), share(row[3])] for row in rows],
+        [[row[0], row[1], number(1e3 * row[2]), share(row[3])] for row in chosen.path_rows()],
         caption=f"{number(1e3 * chosen.seconds)} ms in all; the page is {out}",
     )
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import accumulate
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from tidesim.critical_path import critical_path, path_seconds, resolution_s
 from tidesim.errors import SettingError
@@ -63,6 +63,27 @@ class Extract:
         """Seconds from start to end."""
         return self.end_s - self.start_s
 
+    @property
+    def label(self) -> str:
+        """Request, block and steps in words."""
+        if self.block < 0:
+            return f"request {self.request}, prefill"
+        first, last = self.steps[0], self.steps[-1]
+        steps = f"step {first}" if first == last else f"steps {first} to {last}"
+        return f"request {self.request}, block {self.block}, {steps}"
+
+    def path_rows(self) -> Iterator[tuple[str, str, float, float]]:
+        """Yield resource, operation, seconds and share of the time on the path, most first.
+
+        Time that nothing accounts for, as between measured operations, comes last as ``idle``.
+        """
+        seconds = self.path_seconds()
+        for (resource, operation), spent_s in seconds.items():
+            yield str(resource), operation, spent_s, spent_s / (self.seconds or 1.0)
+        idle_s = self.seconds - sum(seconds.values())
+        if idle_s > 1e-6 * self.seconds:
+            yield "–", "idle", idle_s, idle_s / self.seconds
+
     def path_seconds(self) -> dict[tuple[Resource, str], float]:
         """Return the seconds of `path` between start and end by resource and operation."""
         return path_seconds(
@@ -76,6 +97,18 @@ class Extract:
         for (resource, _), seconds in self.path_seconds().items():
             shares[resource] = shares.get(resource, 0.0) + seconds / (self.seconds or 1.0)
         return dict(sorted(shares.items(), key=lambda item: -item[1]))
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the passes, their seconds and their critical path; keys stable."""
+        keys = ("resource", "operation", "seconds", "share")
+        return {
+            "request": self.request,
+            "block": self.block,
+            "steps": list(self.steps),
+            "operations": len(self.records),
+            "seconds": self.seconds,
+            "critical_path": [dict(zip(keys, row, strict=True)) for row in self.path_rows()],
+        }
 
 
 def extract(

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from html import escape
+from typing import Any
 
 import plotly.graph_objects as go
 
@@ -138,7 +139,6 @@ def _add_bars(
     """Add operations of one resource as bars of one row."""
     if not rows:
         return
-    color = color_of(str(rows[0].resource))
     figure.add_bar(
         y=[name] * len(rows),
         x=[1e3 * (row.end_s - row.start_s) for row in rows],
@@ -146,26 +146,29 @@ def _add_bars(
         orientation="h",
         name=name,
         opacity=opacity,
-        marker={
-            "color": color,
-            # a bar of a pixel or two would be all outline
-            "line": {
-                "width": 0.5,
-                "color": ["#808080" if row.end_s - row.start_s > thin_s else color for row in rows],
-            },
-            "pattern": {
-                "shape": ["/" if mark else "" for mark in hatched],
-                "fillmode": "overlay",
-                "fgcolor": "#FFFFFF",
-                "size": 7,
-                "solidity": 0.3,
-            },
-        },
+        marker=_marker(rows, thin_s=thin_s, hatched=hatched),
         customdata=[(escape(row.label), row.resource, *row[4:8]) for row in rows],
         hovertemplate="%{customdata[0]} on %{customdata[1]}<br>request %{customdata[2]}, "
         "block %{customdata[3]}, step %{customdata[4]}, layer %{customdata[5]}<br>"
         "%{base:.4f} ms + %{x:.4f} ms<extra></extra>",
     )
+
+
+def _marker(rows: Sequence[Record], *, thin_s: float, hatched: Sequence[bool]) -> dict[str, Any]:
+    """Return colour, outline and hatching; thin bars would be all outline and have none."""
+    color = color_of(str(rows[0].resource))
+    outlines = ["#808080" if row.end_s - row.start_s > thin_s else color for row in rows]
+    return {
+        "color": color,
+        "line": {"width": 0.5, "color": outlines},
+        "pattern": {
+            "shape": ["/" if mark else "" for mark in hatched],
+            "fillmode": "overlay",
+            "fgcolor": "#FFFFFF",
+            "size": 7,
+            "solidity": 0.3,
+        },
+    }
 
 
 def _add_curve(

@@ -1,7 +1,6 @@
 """The page of a timeline: what every resource does in some passes, and what bounds them."""
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 from tidesim.report.extract import OPERATIONS, Extract
@@ -56,22 +55,9 @@ def write_timeline_page(
     )
 
 
-def path_rows(chosen: Extract) -> Iterator[tuple[str, str, float, float]]:
-    """Yield resource, operation, seconds and share of the time on the critical path, most first.
-
-    Time that nothing accounts for, as between measured operations, comes last as ``idle``.
-    """
-    seconds = chosen.path_seconds()
-    for (resource, operation), spent_s in seconds.items():
-        yield str(resource), operation, spent_s, spent_s / (chosen.seconds or 1.0)
-    idle_s = chosen.seconds - sum(seconds.values())
-    if idle_s > 1e-6 * chosen.seconds:
-        yield "–", "idle", idle_s, idle_s / chosen.seconds
-
-
 def path_table(chosen: Extract) -> Table:
     """Return seconds and shares of the critical path, and their sum."""
-    rows = list(path_rows(chosen))
+    rows = list(chosen.path_rows())
     total = ("all", "", sum(row[2] for row in rows), sum(row[3] for row in rows))
     return Table(
         columns=["resource", "operation", "milliseconds", "share %"],
@@ -81,15 +67,6 @@ def path_table(chosen: Extract) -> Table:
         ],
         chosen=len(rows),
     )
-
-
-def passes_label(chosen: Extract) -> str:
-    """Name the passes: request, block and steps."""
-    first, last = chosen.steps[0], chosen.steps[-1]
-    if chosen.block < 0:
-        return f"request {chosen.request}, prefill"
-    steps = f"step {first}" if first == last else f"steps {first} to {last}"
-    return f"request {chosen.request}, block {chosen.block}, {steps}"
 
 
 def _lead(chosen: Extract, metadata: Metadata) -> str:
@@ -103,7 +80,7 @@ def _lead(chosen: Extract, metadata: Metadata) -> str:
     ]
     where = f" on {_written(metadata['hardware'])}" if metadata.get("hardware") else ""
     run = f"{', '.join(told)}{where}: " if told or where else ""
-    passes = passes_label(chosen)
+    passes = chosen.label
     return (
         f"{run}{passes} take{'s' if len(chosen.steps) == 1 else ''} {1e3 * chosen.seconds:.4g} ms. "
         f"Critical path: {shares}."
@@ -112,7 +89,7 @@ def _lead(chosen: Extract, metadata: Metadata) -> str:
 
 def _explanation(chosen: Extract) -> str:
     drawn = (
-        f"{len(chosen.records):,} operations of {passes_label(chosen)}. Hatched bars are on the "
+        f"{len(chosen.records):,} operations of {chosen.label}. Hatched bars are on the "
         "critical path of the run, and the top row shows it alone. Drag to zoom, double-click to "
         "see everything, hover for the operation."
     )
