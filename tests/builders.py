@@ -11,7 +11,7 @@ from tidesim.memory import MemoryPlan
 from tidesim.model_spec import ModelSpec
 from tidesim.placement import Setup
 from tidesim.policies import get_policy
-from tidesim.records import Resource, busy_s, check
+from tidesim.records import Resource, busy_s, check, operation_of
 from tidesim.simulate import Case, run
 from tidesim.trace.passes import Kind, Pass, RequestInfo, Trace, TraceMeta
 
@@ -249,7 +249,7 @@ def _check_causality(result, placements, case):
     rows = {}
     for row in result.records:
         place = (row.request, row.block, row.step, row.layer)
-        rows.setdefault(place, {}).setdefault(_what(row.label), []).append(row)
+        rows.setdefault(place, {}).setdefault(operation_of(row.label), []).append(row)
     passes = [placement.pass_ for placement in placements]
     for pass_, placement in zip(passes, placements, strict=True):
         for index, decision in enumerate(placement.decisions):
@@ -286,8 +286,3 @@ _FOLLOWS = (
     ("shared", "combine"),
     ("result", "combine"),
 )
-
-
-def _what(label):
-    """Return the operation of a label, without the expert or number in it."""
-    return " ".join(word for word in label.split() if not word.strip("()").isdigit())

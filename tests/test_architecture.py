@@ -27,6 +27,7 @@ TIERS: tuple[set[str], ...] = (
     {"costs"},
     {"simulate", "runtime"},
     {"policies"},
+    {"timeline", "critical_path"},
     {"placement", "records"},
     {"engines", "latency", "memory", "schedule"},
     {"hardware", "trace"},

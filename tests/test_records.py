@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tidesim.records import Record, Records, Resource, busy_s, check, makespan_s
+from tidesim.records import Record, Records, Resource, busy_s, check, makespan_s, operation_of
 
 
 def row(resource, start_s, end_s, label="work"):
@@ -55,6 +55,21 @@ def test_measured_records_may_overlap_by_the_clocks_resolution():
     rows = Records([row(Resource.GPU, 0, 2), row(Resource.GPU, 1.999, 3)])
 
     check(rows, tolerance_s=0.002)
+
+
+@pytest.mark.parametrize(
+    ("label", "operation"),
+    [
+        ("promote 17", "promote"),
+        ("experts cpu (3)", "experts cpu"),
+        ("expert 5 gpu", "expert gpu"),
+        ("dense MLP", "dense MLP"),
+        ("attention", "attention"),
+        ("4", ""),
+    ],
+)
+def test_an_operation_is_a_label_without_its_numbers(label, operation):
+    assert operation_of(label) == operation
 
 
 def test_the_table_has_one_column_per_field():

@@ -97,6 +97,11 @@ class Records(Sequence[Record]):
         return frame
 
 
+def operation_of(label: str) -> str:
+    """Return what a label says without numbers: ``expert 5 gpu`` becomes ``expert gpu``."""
+    return " ".join(word for word in label.split() if not word.strip("()").isdigit())
+
+
 def makespan_s(records: Records) -> float:
     """Return the seconds from time 0 to the end of the last operation."""
     return max((row.end_s for row in records), default=0.0)

@@ -24,7 +24,7 @@ h1 { font-size: 1.6rem; } h2 { font-size: 1.2rem; margin-top: 2.2rem; }
 .scroll { overflow-x: auto; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; width: 100%; font-size: .92rem; }
 th, td { padding: .3rem .6rem; border-bottom: 1px solid var(--line); text-align: right; white-space: nowrap; }
-th:first-child, td:first-child { text-align: left; }
+th:first-child, td:first-child, .text { text-align: left; }
 th { cursor: pointer; user-select: none; } th::after { content: " ↕"; color: var(--soft); }
 tr.chosen td { font-weight: 700; }
 footer { margin-top: 3rem; border-top: 1px solid var(--line); color: var(--soft); font-size: .85rem;
@@ -80,14 +80,18 @@ def _cell(value: str | float | None) -> str:
     if value is None:
         return "<td>–</td>"
     if isinstance(value, str):
-        return f"<td>{escape(value)}</td>"
+        return f"<td class=text>{escape(value)}</td>"
     shown = f"{value:,}" if isinstance(value, int) else f"{value:,.4g}"
     return f'<td data-value="{value!r}">{shown}</td>'
 
 
 def table_html(table: Table) -> str:
     """Return a table that sorts by a click on a heading."""
-    head = "".join(f"<th>{escape(column)}</th>" for column in table.columns)
+    texts = [all(isinstance(row[n], str) for row in table.rows) for n in range(len(table.columns))]
+    head = "".join(
+        f"<th{' class=text' if text else ''}>{escape(column)}</th>"
+        for column, text in zip(table.columns, texts, strict=True)
+    )
     body = "".join(
         f"<tr{' class=chosen' if number == table.chosen else ''}>{''.join(map(_cell, row))}</tr>"
         for number, row in enumerate(table.rows)
