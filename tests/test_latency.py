@@ -166,6 +166,20 @@ def test_an_engine_with_slower_cpu_kernels_takes_their_share_of_the_rates() -> N
         assert slow.cpu_expert_s(tokens) == pytest.approx(2 * hand(**rates).cpu_expert_s(tokens))
 
 
+def test_an_expert_stays_with_one_of_several_workers() -> None:
+    """Two workers at half the rate each: even sharing, but one expert alone takes twice as long."""
+    rates = {"cpu__expert_bytes_per_s": 1e11, "cpu__flops_bf16": 3.2e12}
+    one, two = hand(**rates), hand({"cpu_workers": 2}, **rates)
+    read_s = EXPERT_BYTES / 1e11
+
+    assert two.cpu_expert_s(1) == pytest.approx(2 * one.cpu_expert_s(1))
+    for counts in ([1, 1], [1, 1, 1], [64, 32, 32]):
+        assert two.cpu_experts_s(np.array(counts)) == pytest.approx(
+            one.cpu_experts_s(np.array(counts))
+        )
+    assert two.cpu_experts_s(np.array([96, 1])) == pytest.approx(2 * 3 * read_s)
+
+
 @pytest.mark.parametrize("direction", list(Direction))
 def test_a_copy_costs_its_engine_the_link_and_its_bytes(direction: Direction) -> None:
     rates = {"link__h2d_bytes_per_s": 1e9, "link__d2h_bytes_per_s": 2e9}

@@ -7,7 +7,6 @@ reading its weights and computing its tokens. Where the profile holds a measured
 counts; outside its grid its nearest point is scaled by the formula.
 """
 
-import heapq
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
@@ -206,7 +205,7 @@ class Latency:
         self._cpu_flops = at["cpu.flops_bf16"] * cpu_factor
         self._latency_s = at["link.latency_s"]
         self._gpu_expert_call_s = at[f"engine.{engine}.gpu_expert_call_s"]
-        self._cpu_expert_call_s = at[f"engine.{engine}.cpu_expert_call_s"]
+        self.cpu_call_s = at[f"engine.{engine}.cpu_expert_call_s"]
         self.cpu_workers = int(costs.cpu_workers.value) if costs.cpu_workers else 1
         self._copy_call_s = at[f"engine.{engine}.copy_call_s"]
         self._tables = _fitting_tables(profile, spec)
@@ -292,7 +291,8 @@ class Latency:
 
         Seconds = call + Σ over experts with tokens of max(bytes / rate, FLOPs / CPU FLOP/s):
         weights are read once however many tokens share them. Several workers (`cpu_workers`) have
-        an equal share of both rates each and take the experts in turn; the last one counts.
+        an equal share of both rates each and an expert stays with one of them, so that the largest
+        expert takes at least workers times as long (McNaughton's bound, which even sharing meets).
 
         Parameters
         ----------
@@ -305,10 +305,8 @@ class Latency:
         times = self._calibrated(
             "cpu_experts", Latency._cpu_experts_formula, active, np.full(active.shape, active.size)
         )
-        if self.cpu_workers == 1:
-            return self._cpu_expert_call_s + float(np.mean(times))
-        alone = times / active.size * self.cpu_workers
-        return self._cpu_expert_call_s + _last_worker_s(alone.tolist(), self.cpu_workers)
+        largest = float(np.max(times)) / active.size * self.cpu_workers
+        return self.cpu_call_s + max(float(np.mean(times)), largest)
 
     def cpu_expert_s(self, tokens: int) -> float:
         """Time one CPU expert of an engine that loops over experts; 0 without tokens."""
@@ -382,14 +380,6 @@ class Latency:
 
 def _attention_s(latency: Latency, tokens: int, context: int, *, requests: int) -> float:
     return latency._gpu_s(attention_work(latency.spec, tokens, context, requests=requests))
-
-
-def _last_worker_s(seconds: list[float], workers: int) -> float:
-    """Return when the last worker is done; experts go in order to whoever is free first."""
-    free = [0.0] * workers
-    for each in seconds:
-        heapq.heapreplace(free, free[0] + each)
-    return max(free)
 
 
 def _link_name(direction: Direction, *, pinned: bool) -> str:

@@ -123,18 +123,20 @@ class WorkPrices:
     def _cpu_together(self, tokens: Tokens) -> FloatArray:
         """Price one call of the CPU workers per layer, from the experts that have tokens.
 
-        One gang takes the mean, over its experts, of a call whose experts all have as many tokens
-        (`Latency.cpu_experts_s`); several workers are asked for one by one.
+        It takes the mean, over its experts, of a call whose experts all have as many; or, with
+        several workers, as long as one of them on its largest expert (`Latency.cpu_experts_s`).
         """
         shape, experts = tokens.shape[:-1], np.count_nonzero(tokens, axis=-1).ravel()
-        if self.prices.latency.cpu_workers > 1:
-            flat = tokens.reshape(-1, tokens.shape[-1])
-            return np.array([self.prices.latency.cpu_experts_s(row) for row in flat]).reshape(shape)
         where = np.flatnonzero(tokens)
         rows = where // tokens.shape[-1]
         alike = self._alike_s(experts[rows], tokens.ravel()[where])
-        total = np.bincount(rows, weights=alike, minlength=len(experts))
-        return np.asarray((total / np.maximum(experts, 1)).reshape(shape))
+        seconds = np.bincount(rows, weights=alike, minlength=len(experts)) / np.maximum(experts, 1)
+        workers, call_s = self.prices.latency.cpu_workers, self.prices.latency.cpu_call_s
+        if workers > 1:
+            largest = self._alike_s(experts, tokens.max(axis=-1).ravel())
+            on_one = (largest - call_s) * (workers / np.maximum(experts, workers))
+            seconds = np.maximum(seconds, (call_s + on_one) * (experts > 0))
+        return np.asarray(seconds.reshape(shape))
 
     def _call_of_alike_s(self, experts: int, tokens: int) -> float:
         return self.prices.latency.cpu_experts_s(np.full(experts, tokens))
