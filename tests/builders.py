@@ -113,20 +113,23 @@ class FakeLatency:
         return self.gpu_experts if np.any(tokens_per_expert) else 0.0
 
     def gpu_call_s(self, experts, pairs):
-        return self.gpu_experts if experts else 0.0
+        return self.gpu_experts * (experts > 0)
 
     def cpu_experts_s(self, tokens_per_expert):
         return self.cpu_experts if np.any(tokens_per_expert) else 0.0
 
+    def cpu_alike_s(self, experts, tokens):
+        return self.cpu_experts * (tokens > 0)
+
     def gpu_expert_s(self, tokens):
-        return self.gpu_expert
+        return self.gpu_expert * (tokens > 0)
 
     def cpu_expert_s(self, tokens):
-        return self.cpu_expert
+        return self.cpu_expert * (tokens > 0)
 
     def copy_s(self, num_bytes, direction, *, pinned):
         assert direction in Direction
-        return self.copy
+        return np.full(np.shape(num_bytes), self.copy)
 
     def expert_copy_s(self, copies, direction, *, pinned):
         return copies * self.expert_copy

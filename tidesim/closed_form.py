@@ -6,6 +6,7 @@ from solver import ClosedFormTerms
 from tidesim.costs import Block, LayerTimer, TrainingBlocks, moves
 from tidesim.placement import FloatArray
 from tidesim.simulate.case import Case
+from tidesim.simulate.chunks import Loads
 
 
 def closed_form_terms(case: Case, budget: int) -> ClosedFormTerms:
@@ -72,8 +73,8 @@ class _PaperProfile:
         first, later = np.triu_indices(len(block.steps))
         missed = counts[later] * ~resident[first]
         work = self._layers.prices.work(
-            np.zeros_like(missed),
-            missed,
+            Loads.of(np.zeros_like(missed)),
+            Loads.of(missed),
             tokens=np.array([[block.steps[step].tokens] for step in later]),
             shared_s=np.zeros(1),
         )

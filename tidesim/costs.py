@@ -25,6 +25,7 @@ from tidesim.errors import FormatError, SettingError
 from tidesim.placement import BoolArray, FloatArray, IntArray
 from tidesim.policies import make_policy
 from tidesim.simulate.case import Case
+from tidesim.simulate.chunks import Loads
 from tidesim.simulate.fast import layer_seconds
 from tidesim.simulate.prices import Prices
 from tidesim.simulate.work import WorkPrices
@@ -234,8 +235,8 @@ class LayerTimer:
         sizes = [[pass_.tokens] for pass_ in passes]
         shared = [self.prices.prices.of_pass(pass_).shared_s for pass_ in passes]
         work = self.prices.work(
-            gpu,
-            counts - gpu,
+            Loads.of(gpu),
+            Loads.of(counts - gpu),
             tokens=np.array(sizes),
             shared_s=np.array(shared),
             copied=copied,

@@ -35,6 +35,11 @@ FLOAT32_COST = 16
 FLOAT32_BYTES = 4
 
 
+# Numbers one by one or as arrays, and seconds of the same shape.
+Numbers = Any
+Seconds = Any
+
+
 class Direction(StrEnum):
     """Which way a copy goes."""
 
@@ -270,21 +275,23 @@ class Latency:
             Tokens of each expert; its order does not matter.
         """
         experts = int(np.count_nonzero(tokens_per_expert))
-        return self.gpu_call_s(experts, int(np.sum(tokens_per_expert)))
+        return float(self.gpu_call_s(experts, int(np.sum(tokens_per_expert))))
 
-    def gpu_call_s(self, experts: int, pairs: int) -> float:
-        """Time one grouped call over `experts` distinct experts and `pairs` token-expert pairs."""
-        if not experts:
-            return 0.0
-        formula = Latency._gpu_experts_formula
-        return float(self._calibrated("gpu_experts", formula, pairs / experts, experts))
+    def gpu_call_s(self, experts: Numbers, pairs: Numbers) -> Seconds:
+        """Time one grouped call over `experts` distinct experts and `pairs` token-expert pairs.
 
-    def gpu_expert_s(self, tokens: int) -> float:
-        """Time one GPU expert of an engine that loops over experts; 0 without tokens."""
-        if not tokens:
-            return 0.0
+        Of arrays, time a call for each; 0 where it has no experts.
+        """
+        formula, some = Latency._gpu_experts_formula, np.maximum(experts, 1)
+        return self._calibrated("gpu_experts", formula, pairs / some, some) * (experts > 0)
+
+    def gpu_expert_s(self, tokens: Numbers) -> Seconds:
+        """Time one GPU expert of an engine that loops over experts; 0 without tokens.
+
+        Of an array, time each by itself.
+        """
         work = mlp_work(self.spec, tokens, params=self.spec.expert_params)
-        return self._gpu_expert_call_s + self._gpu_s(work)
+        return (self._gpu_expert_call_s + self._gpu_s(work)) * (tokens > 0)
 
     def cpu_experts_s(self, tokens_per_expert: NDArray[np.integer[Any]]) -> float:
         """Time all CPU experts of a layer, handed over together; 0 when none has tokens.
@@ -302,18 +309,30 @@ class Latency:
         active = tokens_per_expert[np.nonzero(tokens_per_expert)]
         if not active.size:
             return 0.0
-        times = self._calibrated(
-            "cpu_experts", Latency._cpu_experts_formula, active, np.full(active.shape, active.size)
-        )
+        times = self.cpu_alike_s(np.full(active.shape, active.size), active) - self.cpu_call_s
         largest = float(np.max(times)) / active.size * self.cpu_workers
         return self.cpu_call_s + max(float(np.mean(times)), largest)
 
-    def cpu_expert_s(self, tokens: int) -> float:
-        """Time one CPU expert of an engine that loops over experts; 0 without tokens."""
-        return self.cpu_experts_s(np.array([tokens]))
+    def cpu_alike_s(self, experts: Numbers, tokens: Numbers) -> Seconds:
+        """Time one call of all CPU cores over `experts` experts that have `tokens` tokens each.
 
-    def copy_s(self, num_bytes: float, direction: Direction, *, pinned: bool) -> float:
+        Of arrays, time a call for each.
+        """
+        formula = Latency._cpu_experts_formula
+        return self.cpu_call_s + self._calibrated("cpu_experts", formula, tokens, experts)
+
+    def cpu_expert_s(self, tokens: Numbers) -> Seconds:
+        """Time one CPU expert of an engine that loops over experts; 0 without tokens.
+
+        Of an array, time each by itself.
+        """
+        alone = self.cpu_alike_s(np.ones_like(tokens), tokens) - self.cpu_call_s
+        return (self.cpu_call_s + self.cpu_workers * alone) * (tokens > 0)
+
+    def copy_s(self, num_bytes: Numbers, direction: Direction, *, pinned: bool) -> Seconds:
         """Time one copy alone on the link: latency + bytes / rate + the engine's cost per copy.
+
+        Of an array, time each by itself.
 
         Raises
         ------
@@ -322,14 +341,16 @@ class Latency:
         """
         name = _link_name(direction, pinned=pinned)
 
-        def formula(latency: Latency, size: float) -> float:
+        def formula(latency: Latency, size: Numbers) -> Seconds:
             return latency._latency_s + size / latency.profile.value(f"link.{name}_bytes_per_s")
 
-        return self._copy_call_s + float(self._calibrated(f"copy.{name}", formula, num_bytes))
+        return self._copy_call_s + self._calibrated(f"copy.{name}", formula, num_bytes)
 
     def expert_copy_s(self, copies: int, direction: Direction, *, pinned: bool) -> float:
         """Time the copy of one expert cut into `copies` equal copies, one after the other."""
-        return copies * self.copy_s(self.spec.expert_bytes / copies, direction, pinned=pinned)
+        return copies * float(
+            self.copy_s(self.spec.expert_bytes / copies, direction, pinned=pinned)
+        )
 
     def basis(self, curve: str, *point: float) -> Basis:
         """Say what stands behind a time.

@@ -7,13 +7,12 @@ for, and so on. Copies that began in an earlier layer, in the background, count 
 placement on.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 import numpy as np
 
 from tidesim.placement import FloatArray
-from tidesim.records import Resource
 from tidesim.simulate.operations import (
     COPIES,
     CPU_EXPERTS,
@@ -72,11 +71,16 @@ class Accounts:
         self.waited_s = dict.fromkeys(Wait, 0.0)
         self.critical_s: dict[Critical, float] = {}
 
-    def add_fixed(self, prices: PassPrices, *, passes: int = 1) -> None:
-        """Add what no placement changes."""
-        self.waited_s[Wait.GPU] += passes * prices.gpu_s
-        self.waited_s[Wait.HOST] += passes * (prices.ids_s + prices.host_s)
-        self._add(prices.critical_s, times=passes)
+    def add_fixed(self, passes: Iterable[PassPrices]) -> None:
+        """Add what no placement changes, of every pass."""
+        alike: dict[int, list[PassPrices]] = {}
+        for prices in passes:
+            alike.setdefault(id(prices), []).append(prices)
+        for same in alike.values():
+            prices, times = same[0], len(same)
+            self.waited_s[Wait.GPU] += times * prices.gpu_s
+            self.waited_s[Wait.HOST] += times * (prices.ids_s + prices.host_s)
+            self._add(prices.critical_s, times=times)
 
     def add_delay(self, seconds: float) -> None:
         """Add the time that copies of expert ids took beyond their own, slowed by others."""
@@ -150,15 +154,3 @@ def layer_path(at: Moments) -> dict[Critical, FloatArray]:
         CPU_EXPERTS: np.where(misses, at.served - at.sent, 0.0),
         RESULT: np.where(by_cpu, at.returned - at.returning, 0.0),
     }
-
-
-class BusySum:
-    """Seconds that each resource worked."""
-
-    def __init__(self) -> None:
-        self.busy_s = dict.fromkeys(Resource, 0.0)
-
-    def add(self, seconds: Mapping[Resource, float]) -> None:
-        """Add seconds by resource."""
-        for resource, value in seconds.items():
-            self.busy_s[resource] += value

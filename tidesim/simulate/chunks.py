@@ -1,19 +1,53 @@
 """Chunk: placed passes as arrays, so that counting and pricing are a few calls for many of them.
 
+It follows from the placement alone, so that one may be timed on many machines.
+
 Letters: P passes, L mixture layers, E experts.
 """
 
+import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
-from typing import Self
+from typing import NamedTuple, Self
 
 import numpy as np
 
-from tidesim.placement import KEEP, Decision, IntArray, PassPlacement
+from tidesim.placement import KEEP, Decision, FloatArray, IntArray, PassPlacement
 from tidesim.trace.passes import Counts
 
 SIZE = 256  # passes taken together
+
+
+class Loads(NamedTuple):
+    """What one side computes in some layers [...].
+
+    Attributes
+    ----------
+    experts, pairs : [...] int64
+        Distinct experts, and token-expert pairs.
+    layers, tokens : [N] int64
+        Every distinct expert by itself: the flat index of its layer, and its tokens.
+    """
+
+    experts: IntArray
+    pairs: IntArray
+    layers: IntArray
+    tokens: IntArray
+
+    @classmethod
+    def of(cls, tokens: Counts) -> Self:
+        """Sum up tokens per expert, [..., E]."""
+        active = np.flatnonzero(tokens)
+        layers = active // tokens.shape[-1]
+        shape = tokens.shape[:-1]
+        experts = np.bincount(layers, minlength=math.prod(shape)).reshape(shape)
+        return cls(experts, tokens.sum(axis=-1), layers, tokens.reshape(-1)[active])
+
+    def sums(self, seconds: FloatArray) -> FloatArray:
+        """Add the seconds of every expert, [N], up by layer, [...]."""
+        total = np.bincount(self.layers, weights=seconds, minlength=self.experts.size)
+        return np.asarray(total, dtype=np.float64).reshape(self.experts.shape)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -23,21 +57,21 @@ class Chunk:
     Attributes
     ----------
     placements : list of PassPlacement
-    hits : [P, L, E] int64
-        Tokens served by residents.
-    gpu_tokens, cpu_tokens : [P, L, E] int64
-        Tokens computed on either side; the GPU also computes streamed misses.
-    cpu_pairs : [P, L] int64
-        Token-expert pairs computed on the CPU.
+    hits : int
+        Token-expert pairs served by residents.
+    gpu, cpu : Loads
+        Of [P, L]; the GPU also computes streamed misses.
+    tokens : [P] int64
+        Of every pass.
     promoted, evicted, streamed : [P, L] int64
         Experts that move; none where a limit moves them for nothing.
     """
 
     placements: list[PassPlacement]
-    hits: Counts
-    gpu_tokens: Counts
-    cpu_tokens: Counts
-    cpu_pairs: IntArray
+    hits: int
+    gpu: Loads
+    cpu: Loads
+    tokens: IntArray
     promoted: IntArray
     evicted: IntArray
     streamed: IntArray
@@ -57,10 +91,10 @@ class Chunk:
                         on_cpu[number, layer, list(decision.stream)] = 0
         return cls(
             placements=placements,
-            hits=hits,
-            gpu_tokens=counts - on_cpu if moved[2].any() else hits,
-            cpu_tokens=on_cpu,
-            cpu_pairs=on_cpu.sum(axis=-1),
+            hits=int(hits.sum()),
+            gpu=Loads.of(counts - on_cpu if moved[2].any() else hits),
+            cpu=Loads.of(on_cpu),
+            tokens=np.array([placement.pass_.tokens for placement in placements]),
             promoted=moved[0],
             evicted=moved[1],
             streamed=moved[2],

@@ -6,6 +6,7 @@ import numpy as np
 import simpy
 
 from tidesim.engines import Promotion
+from tidesim.placement import PassPlacement
 from tidesim.records import Counter, Record, Records, Resource
 from tidesim.simulate.accounts import Accounts, Moments
 from tidesim.simulate.chunks import Chunk
@@ -20,8 +21,8 @@ from tidesim.simulate.execute import (
     Steps,
 )
 from tidesim.simulate.lanes import HostMemory, Lane, SharedLane, SteadyLane
-from tidesim.simulate.operations import Timing
-from tidesim.simulate.prices import Prices
+from tidesim.simulate.operations import Place, Timing
+from tidesim.simulate.prices import PassPrices, Prices
 from tidesim.simulate.work import Work, WorkPrices
 
 
@@ -105,10 +106,10 @@ class _Run:
         kind = Overlapped if self._prices.engine.pinned else Pageable
         execute = kind(self._machine, self._prices, self._names, promotion=self._promotion)
         for chunk in chunks:
-            for work in self._priced(
-                chunk, self._work_prices.of_chunk(chunk, promotion=self._promotion)
-            ):
-                yield from self._timed(execute.run(work))
+            for work in self._priced(chunk)[1]:
+                start_s = self._machine.env.now
+                yield from execute.run(work)
+                self.pass_s.append(self._machine.env.now - start_s)
             self.accounts.add_layers(Moments(*np.array(execute.moments).T))
             execute.moments.clear()
         self.accounts.add_delay(execute.delay_s)
@@ -122,21 +123,24 @@ class _Run:
     def _serial(self, chunks: Iterable[Chunk]) -> Steps:
         execute = Serial(self._machine, self._prices, self._names, promotion=self._promotion)
         for chunk in chunks:
-            work = self._work_prices.of_chunk(chunk, promotion=self._promotion)
-            for each in self._priced(chunk, work):
-                yield from self._timed(execute.run(each, recorded=self._recorded))
+            work, passes = self._priced(chunk)
+            for each in passes:
+                start_s = self._machine.env.now
+                yield from execute.run(each, recorded=self._recorded)
+                self.pass_s.append(self._machine.env.now - start_s)
             self.accounts.add_serial(work)
 
-    def _timed(self, steps: Steps) -> Steps:
-        start_s = self._machine.env.now
-        yield from steps
-        self.pass_s.append(self._machine.env.now - start_s)
+    def _priced(self, chunk: Chunk) -> tuple[Work, Iterator[PassWork]]:
+        """Return what the layers of some passes do, as arrays and pass by pass."""
+        own = self._prices.of_passes(chunk.placements)
+        self.accounts.add_fixed(own)
+        work = self._work_prices.of_chunk(chunk, own, promotion=self._promotion)
+        columns = [each.tolist() for each in np.broadcast_arrays(*work)]  # [8][P][L]
+        rows = zip(chunk.placements, own, *columns, strict=True)
+        return work, (_pass_work(*row) for row in rows)
 
-    def _priced(self, chunk: Chunk, work: Work) -> Iterator[PassWork]:
-        """Yield every pass with what its layers do, and count what no placement changes."""
-        columns = np.stack(np.broadcast_arrays(*work), axis=-1).tolist()  # [P][L][8]
-        for placement, layers in zip(chunk.placements, columns, strict=True):
-            prices = self._prices.of_pass(placement.pass_)
-            self.accounts.add_fixed(prices)
-            rows = [LayerWork(index, *row) for index, row in enumerate(layers)]
-            yield PassWork(placement, prices, rows)
+
+def _pass_work(placement: PassPlacement, prices: PassPrices, *seconds: list[float]) -> PassWork:
+    layers = [LayerWork(number, *row) for number, row in enumerate(zip(*seconds, strict=True))]
+    pass_ = placement.pass_
+    return PassWork(placement, prices, layers, Place(pass_.request, pass_.block, pass_.step))

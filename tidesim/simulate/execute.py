@@ -1,6 +1,7 @@
 """How engines execute one pass: which operations go to which lane, and what waits for what."""
 
 from collections.abc import Generator, Iterable, Iterator, Sequence
+from operator import attrgetter
 from typing import Any, NamedTuple
 
 import simpy
@@ -16,11 +17,12 @@ from tidesim.simulate.prices import PassPrices, Prices
 Steps = Generator[simpy.Event, Any, None]
 
 
-class Step(NamedTuple):
-    """An operation and the resource it needs."""
+_RUNNING = attrgetter("running")
+_NO_MISSES = (0.0, 0.0, 0.0)
 
-    resource: Resource
-    operation: Operation
+
+# An operation and the resource it needs.
+Step = tuple[Resource, Operation]
 
 
 class LayerWork(NamedTuple):
@@ -43,12 +45,7 @@ class PassWork(NamedTuple):
     placement: PassPlacement
     prices: PassPrices
     layers: Sequence[LayerWork]
-
-    @property
-    def place(self) -> Place:
-        """The pass an operation of it belongs to."""
-        pass_ = self.placement.pass_
-        return Place(pass_.request, pass_.block, pass_.step)
+    place: Place
 
 
 class Machine:
@@ -78,7 +75,7 @@ class Machine:
     @property
     def quiet(self) -> bool:
         """Whether nothing runs that another operation could slow."""
-        return not any(lane.running for lane in self._shared)
+        return not any(map(_RUNNING, self._shared))
 
     def idle(self, resource: Resource) -> bool:
         """Whether a lane has nothing to do."""
@@ -87,38 +84,30 @@ class Machine:
     def start(self, steps: Iterable[Step], place: Place, *, background: bool = False) -> Job | None:
         """Start operations that follow one another; None where they take no time."""
         lanes = self._lanes
-        stages = [(lanes[step.resource], step.operation) for step in steps if step[1].seconds]
-        if not stages:
+        stages = [(lanes[resource], each) for resource, each in steps]
+        if not any(each.seconds for _, each in stages):
             return None
         job = Job(stages, place, self.env, background=background)
         stages[0][0].enter(job)
         return job
 
-    def start_alone(self, steps: Iterable[Step], place: Place) -> Job | None:
-        """Do as `start` where nothing runs or will run beside it: one event does for all."""
-        lanes = self._lanes
-        stages = [(lanes[step.resource], step.operation) for step in steps if step[1].seconds]
-        if not stages:
-            return None
-        job = Job(stages, place, self.env)
-        done = self.env.timeout(self._book(stages, place, job.ends_s))
-        done.callbacks.append(lambda _: _succeed(job))
-        return job
+    def alone(self, steps: Iterable[Step], place: Place) -> simpy.Event:
+        """Run operations that follow one another on idle lanes where nobody can slow them.
 
-    def follow(self, steps: Iterable[Step], place: Place) -> Steps:
-        """Start operations that follow one another and wait for the last."""
-        lanes = self._lanes
-        stages = [(lanes[step.resource], step.operation) for step in steps if step[1].seconds]
-        if not stages:
-            return
-        if all(lane.idle for lane, _ in stages) and (
-            self.quiet or not any(isinstance(lane, SharedLane) for lane, _ in stages)
-        ):
-            yield self.env.timeout(self._book(stages, place, []))
-            return
-        job = Job(stages, place, self.env)
-        stages[0][0].enter(job)
-        yield job.done
+        Their ends are known at once, so that one event does for all.
+        """
+        return self.env.timeout(self.serve(steps, place)[-1])
+
+    def serve(self, steps: Iterable[Step], place: Place) -> list[float]:
+        """Book operations one after another from now on; return their ends, counted from now."""
+        lanes, start_s = self._lanes, self.env.now
+        seconds, end_s, ends_s = 0.0, start_s, []
+        for resource, each in steps:
+            seconds += each.seconds
+            before_s, end_s = end_s, start_s + seconds
+            lanes[resource].book(each, place, before_s, end_s)
+            ends_s.append(seconds)
+        return ends_s
 
     def queue_bytes(self, num_bytes: int, job: Job | None) -> None:
         """Count bytes as queued for the link until a job has copied them."""
@@ -131,23 +120,6 @@ class Machine:
         assert self._counters is not None
         self._queued_bytes += num_bytes
         self._counters.append(Counter("link backlog", self.env.now, self._queued_bytes))
-
-    def _book(
-        self, stages: list[tuple[Lane, Operation]], place: Place, ends_s: list[float]
-    ) -> float:
-        """Serve operations at times that are known; return their seconds."""
-        start_s = end_s = self.env.now
-        seconds = 0.0
-        for lane, each in stages:
-            before_s, seconds = end_s, seconds + each.seconds
-            end_s = start_s + seconds
-            lane.book(each, place, start_s=before_s, end_s=end_s)
-            ends_s.append(end_s)
-        return seconds
-
-
-def _succeed(job: Job) -> None:
-    job.done.succeed()
 
 
 class Names:
@@ -208,9 +180,9 @@ class Names:
             cpu = single(f"experts cpu ({experts})", work.cpu, layer, experts=experts)
             result = self._prices.transfer("result", rows, Direction.H2D, layer)
         return (
-            Step(Resource.D2H, hidden),
-            Step(Resource.CPU, cpu),
-            Step(Resource.H2D, result),
+            (Resource.D2H, hidden),
+            (Resource.CPU, cpu),
+            (Resource.H2D, result),
         )
 
     def _copies(
@@ -254,24 +226,42 @@ class Overlapped:
         self._machine, self._prices, self._names = machine, prices, names
         self._promotion = promotion
         self._under_way: dict[int, dict[int, Job]] = {}  # by layer, by expert
+        self._known: dict[int, tuple[PassPrices, list[tuple[tuple[Step, ...], Step]]]] = {}
 
     def run(self, work: PassWork) -> Steps:
         """Run one pass."""
         machine, prices, place = self._machine, work.prices, work.place
-        for layer in work.layers:
-            index, began_s = layer.number, machine.env.now
-            front, ids, host = prices.fronts[index], prices.ids[index], self._prices.host[index]
-            quiet = machine.quiet
-            yield from machine.follow(
-                (Step(Resource.GPU, front), Step(Resource.D2H, ids), Step(Resource.HOST, host)),
-                place,
+        for layer, (steps, shared) in zip(work.layers, self._fixed(prices), strict=True):
+            if machine.quiet:
+                yield machine.alone(steps, place)
+            else:
+                yield from self._beside_promotions(steps, place)
+            yield from self._layer(layer, work, shared)
+        tail, sync = (Resource.GPU, prices.tail), (Resource.HOST, self._prices.sync)
+        yield machine.alone((tail, sync), place)
+
+    def _fixed(self, prices: PassPrices) -> list[tuple[tuple[Step, ...], Step]]:
+        """Return what leads to every layer's experts and its shared experts; made only once."""
+        if id(prices) not in self._known:
+            operations = zip(
+                prices.fronts, prices.ids, self._prices.host, prices.shared, strict=True
             )
-            if not quiet:
-                own_s = front.seconds + ids.seconds + host.seconds
-                self.delay_s += machine.env.now - began_s - own_s
-            yield from self._layer(layer, work)
-        tail, sync = Step(Resource.GPU, prices.tail), Step(Resource.HOST, self._prices.sync)
-        yield from machine.follow((tail, sync), place)
+            resources = (Resource.GPU, Resource.D2H, Resource.HOST)
+            steps = [
+                (tuple(zip(resources, lead, strict=True)), (Resource.GPU, shared))
+                for *lead, shared in operations
+            ]
+            self._known[id(prices)] = prices, steps
+        return self._known[id(prices)][1]
+
+    def _beside_promotions(self, steps: tuple[Step, ...], place: Place) -> Steps:
+        """Run what leads to a layer's experts while earlier promotions use the link."""
+        began_s = self._machine.env.now
+        job = self._machine.start(steps, place)
+        if job is not None:
+            yield job.done
+            own_s = sum(each.seconds for _, each in steps)
+            self.delay_s += self._machine.env.now - began_s - own_s
 
     def finish(self) -> Steps:
         """Wait for promotions that are still under way."""
@@ -280,41 +270,76 @@ class Overlapped:
                 if not job.done.triggered:
                     yield job.done
 
-    def _layer(self, layer: LayerWork, work: PassWork) -> Steps:
-        machine, names, placement = self._machine, self._names, work.placement
-        placed_s = machine.env.now
-        misses = names.misses(layer, placement)
-        quiet = machine.quiet and not (layer.copies or layer.background or layer.write_backs)
-        copied = None if quiet else self._copy(layer, work)
-        start = machine.start_alone if quiet else machine.start
-        missed = start(misses, work.place)
-        shared = Step(Resource.GPU, work.prices.shared[layer.number])
-        experts = Step(Resource.GPU, names.gpu_experts(layer, placement))
-        landed_s = 0.0
-        if quiet:
-            yield from machine.follow((shared, experts), work.place)
+    def _layer(self, layer: LayerWork, work: PassWork, shared: Step) -> Steps:
+        machine = self._machine
+        experts = (Resource.GPU, self._names.gpu_experts(layer, work.placement))
+        misses = self._names.misses(layer, work.placement)
+        if machine.quiet and not (layer.copies or layer.background or layer.write_backs):
+            gpu_end_s = machine.serve((shared, experts), work.place)[-1]
+            ends_s = machine.serve(misses, work.place) if misses else _NO_MISSES
+            self._note(layer, gpu_end_s, ends_s)
+            yield machine.env.timeout(max(gpu_end_s, ends_s[-1]))
         else:
-            yield from machine.follow((shared,), work.place)
-            shared_s = machine.env.now
-            for job in self._awaited(copied, layer, placement):
-                yield job.done
-            landed_s = machine.env.now - placed_s if machine.env.now > shared_s else 0.0
-            yield from machine.follow((experts,), work.place)
-        gpu_end_s, freed = machine.env.now - placed_s, machine.idle(Resource.H2D)
+            yield from self._beside_copies(layer, work, (shared, experts), misses)
+
+    def _beside_copies(
+        self, layer: LayerWork, work: PassWork, own: tuple[Step, Step], misses: tuple[Step, ...]
+    ) -> Steps:
+        """Run a layer's experts while the link copies."""
+        machine, placed_s = self._machine, self._machine.env.now
+        copied = self._copy(layer, work)
+        missed = machine.start(misses, work.place)
+        yield machine.alone(own[:1], work.place)
+        shared_s = machine.env.now
+        for job in self._awaited(copied, layer, work.placement):
+            yield job.done
+        landed_s = machine.env.now - placed_s if machine.env.now > shared_s else 0.0
+        yield machine.alone(own[1:], work.place)
+        gpu_end_s = machine.env.now - placed_s
+        freed_s = gpu_end_s if machine.idle(Resource.H2D) else 0.0
         if layer.background:
             self._promote(layer, work)
-        if missed is not None and not missed.done.processed:
-            yield missed.done
         written_s = copied.ends_s[0] - placed_s if copied and layer.write_backs else 0.0
-        ends_s = [end - placed_s for end in missed.ends_s] if missed else []
-        self._note(layer, written_s, landed_s, gpu_end_s, ends_s, freed_s=gpu_end_s * freed)
+        if missed is None:
+            self._note(layer, gpu_end_s, _NO_MISSES, written_s=written_s, landed_s=landed_s)
+            return
+        if not missed.done.processed:
+            yield missed.done
+        self._note(
+            layer,
+            gpu_end_s,
+            [end_s - placed_s for end_s in missed.ends_s],
+            written_s=written_s,
+            landed_s=landed_s,
+            began_s=missed.marks[0][0] - placed_s,
+            freed_s=freed_s,
+        )
+
+    def _note(
+        self,
+        layer: LayerWork,
+        gpu_end_s: float,
+        ends_s: Sequence[float],
+        *,
+        written_s: float = 0.0,
+        landed_s: float = 0.0,
+        began_s: float | None = None,
+        freed_s: float = 0.0,
+    ) -> None:
+        """Keep the layer's moments; its result began as soon as it could, or at `began_s`."""
+        sent_s, served_s, returned_s = ends_s
+        returning_s = served_s if began_s is None else began_s
+        moments = (layer.shared, layer.gpu, gpu_end_s, 0.0, written_s, landed_s)
+        self.moments.append((*moments, sent_s, served_s, returning_s, returned_s, freed_s))
 
     def _copy(self, layer: LayerWork, work: PassWork) -> Job | None:
         """Start write-backs, then the copies that want their slots."""
         names, placement = self._names, work.placement
         copies = names.copies(layer, placement, promotion=self._promotion)
-        written = Step(Resource.D2H, names.write_backs(layer, placement))
-        job = self._machine.start((written, Step(Resource.H2D, copies)), work.place)
+        steps = [(Resource.H2D, copies)]
+        if layer.write_backs:
+            steps.insert(0, (Resource.D2H, names.write_backs(layer, placement)))
+        job = self._machine.start(steps, work.place)
         self._machine.queue_bytes(sum(part.num_bytes for part in copies.parts), job)
         return job
 
@@ -339,31 +364,11 @@ class Overlapped:
         experts = work.placement.decisions[layer.number].promote
         for expert in experts:
             part = self._names.copy("promote", expert, self._prices.layers[layer.number])
-            step = Step(Resource.H2D, Operation((part,), part.seconds))
+            step = (Resource.H2D, Operation((part,), part.seconds))
             job = self._machine.start((step,), work.place, background=True)
             if job is not None:
                 under_way[expert] = job
                 self._machine.queue_bytes(part.num_bytes, job)
-
-    def _note(
-        self,
-        layer: LayerWork,
-        written_s: float,
-        landed_s: float,
-        gpu_end_s: float,
-        ends_s: list[float],
-        *,
-        freed_s: float,
-    ) -> None:
-        """Keep the layer's moments; the result began when the link let it."""
-        sent = served = returning = returned = 0.0
-        if ends_s:
-            sent, served, returned = ends_s
-            returning = max(served, returned - layer.result)
-            if returning - served <= 1e-9 * layer.result:
-                returning = served
-        moments = (layer.shared, layer.gpu, gpu_end_s, 0.0, written_s, landed_s)
-        self.moments.append((*moments, sent, served, returning, returned, freed_s))
 
 
 class Pageable(Overlapped):
@@ -373,45 +378,38 @@ class Pageable(Overlapped):
     and starts the GPU's experts after the last of them.
     """
 
-    def _layer(self, layer: LayerWork, work: PassWork) -> Steps:
+    def _layer(self, layer: LayerWork, work: PassWork, shared: Step) -> Steps:
         machine, names, placement = self._machine, self._names, work.placement
         placed_s = machine.env.now
         misses = names.misses(layer, placement)
-        shared = machine.start((Step(Resource.GPU, work.prices.shared[layer.number]),), work.place)
-        yield from machine.follow(misses[:1], work.place)
+        beside = machine.start((shared,), work.place)
+        yield from self._hold_up(misses[:1], work.place)
         sent_s = machine.env.now - placed_s
         missed = machine.start(misses[1:2], work.place)
         copied = self._copy(layer, work)
         if copied is not None:
             yield copied.done
         landed_s = machine.env.now - placed_s
-        experts = Step(Resource.GPU, names.gpu_experts(layer, placement))
-        computed = machine.start((experts,), work.place) or shared
+        experts = (Resource.GPU, names.gpu_experts(layer, placement))
+        computed = machine.start((experts,), work.place) or beside
         if missed is not None and not missed.done.processed:
             yield missed.done
-        yield from machine.follow(misses[2:], work.place)
+        returning_s = machine.env.now - placed_s
+        yield from self._hold_up(misses[2:], work.place)
         returned_s = machine.env.now - placed_s
         if computed is not None and not computed.done.processed:
             yield computed.done
         gpu_end_s = max(landed_s, computed.ends_s[0] - placed_s if computed else 0.0)
         written_s = copied.ends_s[0] - placed_s if copied and layer.write_backs else sent_s
-        self._note_blocked(
-            layer, missed, placed_s, (sent_s, written_s, landed_s, returned_s), gpu_end_s
-        )
+        served_s = missed.ends_s[0] - placed_s if missed else sent_s
+        moments = (layer.shared, layer.gpu, gpu_end_s, sent_s, written_s, landed_s)
+        self.moments.append((*moments, sent_s, served_s, returning_s, returned_s, 0.0))
 
-    def _note_blocked(
-        self,
-        layer: LayerWork,
-        missed: Job | None,
-        placed_s: float,
-        ends_s: tuple[float, float, float, float],
-        gpu_end_s: float,
-    ) -> None:
-        sent, written, landed, returned = ends_s
-        served = missed.ends_s[0] - placed_s if missed else sent
-        returning = max(served, landed)
-        row = (layer.shared, layer.gpu, gpu_end_s, sent, written, landed, sent, served, returning)
-        self.moments.append((*row, returned if layer.result else returning, 0.0))
+    def _hold_up(self, steps: tuple[Step, ...], place: Place) -> Steps:
+        """Wait for what the host copies itself."""
+        job = self._machine.start(steps, place)
+        if job is not None:
+            yield job.done
 
 
 class Serial:
@@ -425,36 +423,36 @@ class Serial:
 
     def run(self, work: PassWork, *, recorded: bool) -> Steps:
         """Run one pass; its experts are told apart only where records are kept."""
-        yield from self._machine.follow(self._steps(work, recorded=recorded), work.place)
+        yield self._machine.alone(self._steps(work, recorded=recorded), work.place)
 
     def _steps(self, work: PassWork, *, recorded: bool) -> Iterator[Step]:
         prices, looped = work.prices, recorded and self._prices.engine.looped
         for layer in work.layers:
             experts = self._one_by_one(layer, work) if looped else self._together(layer, work)
-            yield Step(Resource.GPU, prices.fronts[layer.number])
-            yield Step(Resource.HOST, self._prices.host[layer.number])
+            yield (Resource.GPU, prices.fronts[layer.number])
+            yield (Resource.HOST, self._prices.host[layer.number])
             if not self._late:
                 yield from self._moves(layer, work, looped=looped)
             yield from experts
             if self._late:
                 yield from self._moves(layer, work, looped=looped)
-            yield Step(Resource.GPU, prices.shared[layer.number])
-        yield Step(Resource.GPU, prices.tail)
-        yield Step(Resource.HOST, self._prices.sync)
+            yield (Resource.GPU, prices.shared[layer.number])
+        yield (Resource.GPU, prices.tail)
+        yield (Resource.HOST, self._prices.sync)
 
     def _moves(self, layer: LayerWork, work: PassWork, *, looped: bool) -> Iterator[Step]:
         """Yield write-backs, then promotions, and streamed experts unless they come one by one."""
         names, placement = self._names, work.placement
-        yield Step(Resource.D2H, names.write_backs(layer, placement))
+        yield (Resource.D2H, names.write_backs(layer, placement))
         if looped:
             promoted = names.promotions(layer, placement) if layer.copies else unnamed(0.0)
         else:
             promoted = names.copies(layer, placement, promotion=Promotion.BLOCKING)
-        yield Step(Resource.H2D, promoted)
+        yield (Resource.H2D, promoted)
 
     def _together(self, layer: LayerWork, work: PassWork) -> Iterator[Step]:
         """Yield one call for the GPU's experts and one for the CPU's."""
-        yield Step(Resource.GPU, self._names.gpu_experts(layer, work.placement))
+        yield (Resource.GPU, self._names.gpu_experts(layer, work.placement))
         yield from self._names.misses(layer, work.placement)
 
     def _one_by_one(self, layer: LayerWork, work: PassWork) -> Iterator[Step]:
@@ -465,15 +463,15 @@ class Serial:
         on_gpu, on_cpu = placement.gpu_tokens[index].tolist(), placement.cpu_tokens[index].tolist()
         for expert, (gpu, cpu) in enumerate(zip(on_gpu, on_cpu, strict=True)):
             if expert in streamed:
-                yield Step(Resource.H2D, operation([prices.copy("stream", expert, number)]))
+                yield (Resource.H2D, operation([prices.copy("stream", expert, number)]))
             if gpu:
-                seconds = prices.gpu_expert_s(gpu)
+                seconds = float(prices.latency.gpu_expert_s(gpu))
                 one = single(f"expert {expert} gpu", seconds, number, experts=1)
-                yield Step(Resource.GPU, one)
+                yield (Resource.GPU, one)
             if cpu:
-                seconds = prices.cpu_expert_s(cpu)
+                seconds = float(prices.latency.cpu_expert_s(cpu))
                 one = single(f"expert {expert} cpu", seconds, number, experts=1)
                 down, up = Direction.D2H, Direction.H2D
-                yield Step(Resource.D2H, prices.transfer(f"hidden {expert}", cpu, down, number))
-                yield Step(Resource.CPU, one)
-                yield Step(Resource.H2D, prices.transfer(f"result {expert}", cpu, up, number))
+                yield (Resource.D2H, prices.transfer(f"hidden {expert}", cpu, down, number))
+                yield (Resource.CPU, one)
+                yield (Resource.H2D, prices.transfer(f"result {expert}", cpu, up, number))

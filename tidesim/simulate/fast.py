@@ -184,10 +184,10 @@ class _Run:
 
     def add(self, chunk: Chunk) -> None:
         """Time some passes."""
-        own = [self._prices.of_pass(placement.pass_) for placement in chunk.placements]
+        own = self._prices.of_passes(chunk.placements)
         fixed = np.array([(each.gpu_s, each.ids_s, each.host_s) for each in own])
-        work = self._work_prices.of_chunk(chunk, promotion=self._promotion)
-        self._count_fixed(own)
+        work = self._work_prices.of_chunk(chunk, own, promotion=self._promotion)
+        self._accounts.add_fixed(own)
         layers_s = (
             self._serial(work)
             if not self._prices.engine.overlap
@@ -215,14 +215,6 @@ class _Run:
             waited_s=self._accounts.waited_s,
             critical_s=self._accounts.critical_s,
         )
-
-    def _count_fixed(self, own: list[PassPrices]) -> None:
-        counted: dict[int, int] = {}
-        for each in own:
-            counted[id(each)] = counted.get(id(each), 0) + 1
-        unique = {id(each): each for each in own}
-        for key, passes in counted.items():
-            self._accounts.add_fixed(unique[key], passes=passes)
 
     def _serial(self, work: Work) -> FloatArray:
         self._accounts.add_serial(work)
@@ -290,7 +282,7 @@ class _Carried:
         self, chunk: Chunk, work: Work, where: tuple[int, int], at: Moments, busy: Busy
     ) -> None:
         number, index = where
-        used = chunk.gpu_tokens[number, index]
+        used = chunk.placements[number].gpu_tokens[index]
         promoted = chunk.placements[number].decisions[index].promote
         due = (copy for copy in self.backlog.queue if copy.layer == index and used[copy.expert])
         layer = Layer(

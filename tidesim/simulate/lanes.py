@@ -106,14 +106,15 @@ class Lane(ABC):
     def idle(self) -> bool:
         """Whether nothing runs and nothing waits."""
 
-    def book(self, operation: Operation, place: Place, *, start_s: float, end_s: float) -> None:
+    def book(self, operation: Operation, place: Place, start_s: float, end_s: float) -> None:
         """Serve an operation at times that are known: the lane is idle and nobody slows it."""
         self.busy_s += operation.seconds
-        self._record(operation, place, [(start_s, 0.0), (end_s, operation.seconds)])
+        if self._records is not None:
+            self._record(operation, place, [(start_s, 0.0), (end_s, operation.seconds)])
 
     def _record(self, operation: Operation, place: Place, marks: list[tuple[float, float]]) -> None:
         """Keep a record per part; `marks` are (clock, work done), the rate constant between."""
-        if self._records is None:
+        if self._records is None or not operation.seconds:
             return
         start_s, work_s = marks[0][0], 0.0
         for label, seconds, layer, experts, num_bytes in operation.parts:
@@ -142,7 +143,7 @@ class SteadyLane(Lane):
         now, seconds = self._env.now, job.operation.seconds
         start_s = max(now, self._free_s)
         self._free_s = start_s + seconds
-        self.book(job.operation, job.place, start_s=start_s, end_s=self._free_s)
+        self.book(job.operation, job.place, start_s, self._free_s)
         timer = self._env.timeout(seconds if start_s == now else self._free_s - now)
         timer.callbacks.append(lambda _: job.advance(self._env.now))
 
@@ -194,6 +195,7 @@ class SharedLane(Lane):
         if len(self.running) < self._slots:
             self._start(job)
             self._changed()
+            self._aim(job)
         else:
             (self._background if job.background else self._waiting).append(job)
 
@@ -221,8 +223,13 @@ class SharedLane(Lane):
     def _start(self, job: Job) -> None:
         now = self._env.now
         job.since_s, job.left_s, job.marks = now, job.operation.seconds, [(now, 0.0)]
+        job.timer = None
         self.running.append(job)
-        self._set_timer(job)
+
+    def _aim(self, job: Job) -> None:
+        """Set the timer of a job that has started, unless a change of rate has done so."""
+        if job.timer is None:
+            self._set_timer(job)
 
     def _set_timer(self, job: Job) -> None:
         """Aim at the end of a job; a timer set before is left to fire unheard."""
@@ -237,10 +244,14 @@ class SharedLane(Lane):
         now = self._env.now
         self.busy_s += now - job.marks[0][0]
         self._record(job.operation, job.place, [*job.marks, (now, job.operation.seconds)])
+        following = None
         if queue := self._waiting or self._background:
-            self._start(queue.popleft())
+            following = queue.popleft()
+            self._start(following)
+        job.advance(now)  # before rates change: it may begin on another lane in this instant
         self._changed()
-        job.advance(now)
+        if following is not None:
+            self._aim(following)
 
     def _changed(self) -> None:
         if self.on_change is not None:

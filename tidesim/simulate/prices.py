@@ -1,12 +1,13 @@
 """Prices of a pass's operations: one engine, one machine, one set of sizes. No clock."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from functools import cache, lru_cache
+from functools import lru_cache
 
 from tidesim.engines import Engine
-from tidesim.latency import Direction, Latency
+from tidesim.latency import Direction, Latency, Numbers, Seconds
 from tidesim.model_spec import ModelSpec
+from tidesim.placement import PassPlacement
 from tidesim.records import Resource
 from tidesim.simulate.operations import IDS, Critical, Operation, Part, operation, single, unnamed
 from tidesim.trace.passes import Kind, WindowedPass
@@ -93,15 +94,16 @@ class Prices:
             for layer in self.layers
         )
         self.sync = single("sync", latency.sync_s, -1)
-        self.gpu_expert_s: Callable[[int], float] = cache(latency.gpu_expert_s)
-        self.cpu_expert_s: Callable[[int], float] = cache(latency.cpu_expert_s)
-        self.hidden_s: Callable[[int, Direction], float] = cache(self._hidden_s)
         self._of_size = lru_cache(maxsize=1024)(self._price)
 
     def of_pass(self, pass_: WindowedPass) -> PassPrices:
         """Return the prices of a pass, whatever its placement."""
         decodes = pass_.kind is Kind.DENOISE
         return self._of_size(pass_.tokens, pass_.context, pass_.requests, decodes)
+
+    def of_passes(self, placements: Iterable[PassPlacement]) -> list[PassPrices]:
+        """Return the prices of placed passes."""
+        return [self.of_pass(placement.pass_) for placement in placements]
 
     def copy(self, verb: str, expert: int, layer: int, *, to_host: bool = False) -> Part:
         """Return the copy of one expert: its promotion, streaming or write-back."""
@@ -111,17 +113,18 @@ class Prices:
     def transfer(self, label: str, rows: int, direction: Direction, layer: int) -> Operation:
         """Return the copy of some hidden states."""
         num_bytes = hidden_bytes(self.spec, rows)
-        return single(label, self.hidden_s(rows, direction), layer, num_bytes=num_bytes)
+        return single(label, float(self.hidden_s(rows, direction)), layer, num_bytes=num_bytes)
 
-    def _hidden_s(self, rows: int, direction: Direction) -> float:
-        num_bytes = hidden_bytes(self.spec, rows)
+    def hidden_s(self, rows: Numbers, direction: Direction) -> Seconds:
+        """Return the seconds of copying some hidden states."""
+        num_bytes = rows * hidden_bytes(self.spec, 1)
         return self.latency.copy_s(num_bytes, direction, pinned=self.engine.pinned)
 
     def _price(self, tokens: int, context: int, requests: int, decodes: bool) -> PassPrices:
         latency, layers = self.latency, self.layers
         combine_s, shared_s = latency.combine_s(tokens), latency.shared_s(tokens)
         num_bytes = ids_bytes(self.spec, tokens)
-        ids_s = latency.copy_s(num_bytes, Direction.D2H, pinned=self.engine.pinned)
+        ids_s = float(latency.copy_s(num_bytes, Direction.D2H, pinned=self.engine.pinned))
         tail = [Part("combine", combine_s, layers[-1])]
         if decodes:
             tail.append(Part("head", latency.head_s(tokens), -1))

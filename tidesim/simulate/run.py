@@ -59,7 +59,8 @@ def run(
     written, tally = TokenCount(case.trace), Tally(engine=engine, spec=case.spec)
     passes = batched(written.watch(engine), case.batch)
     chunks = tally.watch(chunked(case.placed(passes)))
-    timing = method(chunks, prices, promotion=promotion, keep_records=keep_records)
+    with np.errstate(over="ignore", invalid="ignore"):  # said in one sentence below
+        timing = method(chunks, prices, promotion=promotion, keep_records=keep_records)
     if not tally.steps:
         raise SettingError("the trace holds no denoise pass, so there is nothing to simulate")
     if not math.isfinite(timing.seconds):

@@ -3,8 +3,6 @@
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
-import numpy as np
-
 from tidesim.engines import Engine
 from tidesim.model_spec import ModelSpec
 from tidesim.simulate.chunks import Chunk
@@ -66,9 +64,8 @@ class Tally:
         for placement in chunk.placements:
             self.is_step.append(placement.pass_.kind is Kind.DENOISE)
             self.refreshes += sum(decision.refresh for decision in placement.decisions)
-        hits = int(chunk.hits.sum())
-        self.hits += hits
-        self.misses += int(chunk.gpu_tokens.sum() + chunk.cpu_tokens.sum()) - hits
+        self.hits += chunk.hits
+        self.misses += int(chunk.gpu.pairs.sum() + chunk.cpu.pairs.sum()) - chunk.hits
         self._move(
             int(chunk.promoted.sum()), int(chunk.evicted.sum()), streamed=int(chunk.streamed.sum())
         )
@@ -86,8 +83,7 @@ class Tally:
 
     def _transfer(self, chunk: Chunk) -> None:
         """Count activations: ids and hidden states down, a result row per CPU pair up."""
-        tokens = np.array([placement.pass_.tokens for placement in chunk.placements])
-        pairs = chunk.cpu_pairs
+        tokens, pairs = chunk.tokens, chunk.cpu.pairs
         self.h2d_bytes["results"] += hidden_bytes(self.spec, int(pairs.sum()))
         if self.engine.overlap:
             self.d2h_bytes["ids"] += pairs.shape[1] * ids_bytes(self.spec, int(tokens.sum()))
