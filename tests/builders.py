@@ -153,6 +153,7 @@ def case_of(
         engine=engine,
         latency=latency,
         interval=interval,
+        future=lambda: windowed(trace, engine.window),
     )
     return Case(
         trace=trace,

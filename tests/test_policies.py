@@ -177,7 +177,7 @@ def test_an_unknown_policy_is_refused_with_the_known_ones():
 
 
 def test_policies_are_registered_under_their_own_names():
-    setup = setup_of(popularity=np.ones((1, 4)))
+    setup = setup_of(popularity=np.ones((1, 4)), future=list)
 
     assert [make_policy(name, setup=setup).name for name in POLICIES] == list(POLICIES)
 
