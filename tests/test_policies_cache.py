@@ -142,8 +142,10 @@ def test_belady_in_the_background_inserts_only_what_is_needed_sooner_than_a_resi
     assert found == [((2,), (1,)), ((), ()), ((), ()), ((), ()), ((), ())]
 
 
-def test_belady_keeps_a_resident_where_both_are_needed_at_the_same_time():
-    assert moves("belady", used(2), used(0, 1, 2), promotion=BACKGROUND)[0] == ((), ())
+def test_of_two_needed_at_the_same_time_belady_holds_the_one_with_more_tokens():
+    for tokens, moved in ((1, ((), ())), (2, ((2,), (1,)))):
+        then = {0: 2, 1: 1, 2: tokens}
+        assert moves("belady", used(2), then, promotion=BACKGROUND)[0] == moved
 
 
 def test_belady_needs_the_future():
