@@ -123,7 +123,15 @@ def moved(resident, decisions):
     return after
 
 
-SPARES_WHAT_IS_IN_USE = ("lru", "lfu", "mixtral-offload-lru", "hybrimoe", "dali", "q-split")
+SPARES_WHAT_IS_IN_USE = (
+    "lru",
+    "lfu",
+    "mixtral-offload-lru",
+    "hybrimoe",
+    "dali",
+    "q-split",
+    "belady",
+)
 
 
 @given(traces(), st.sampled_from(SPARES_WHAT_IS_IN_USE), st.data())

@@ -41,14 +41,16 @@ class Dali(PolicyBase):
         self._passes += view.layer == 0
         recent = self._recent[view.layer]
         recent[self._passes % self.window] = view.counts
-        return exchange(view, missed_by_tokens(view)[self._copied(view)], recent.sum(axis=0))
+        missed = missed_by_tokens(view)
+        taken = self._taken(view, view.counts[missed].tolist())
+        return exchange(view, missed[taken], recent.sum(axis=0))
 
-    def _copied(self, view: LayerView) -> list[int]:
-        """Return which of the misses, counted busiest first, the GPU takes."""
+    def _taken(self, view: LayerView, misses: list[int]) -> list[int]:
+        """Return which of the misses, given by their tokens, the GPU takes."""
         finish = Finish(costs=self._costs, gpu_s=self._costs.gpu_s(view.counts[view.resident]))
         taken: list[int] = []
         most = room(view)
-        for index, tokens in enumerate(view.counts[missed_by_tokens(view)].tolist()):
+        for index, tokens in enumerate(misses):
             if len(taken) < most and finish.if_copied(tokens) < finish.if_on_cpu(tokens):
                 finish.copy(tokens)
                 taken.append(index)

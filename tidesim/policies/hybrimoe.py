@@ -43,10 +43,11 @@ class HybriMoe(PolicyBase):
         average = self._average[view.layer]
         blend(average, view.counts, self.alpha)
         missed = missed_by_tokens(view)
-        return exchange(view, missed[: self._copied(view, view.counts[missed].tolist())], average)
+        taken = self._taken(view, view.counts[missed].tolist())
+        return exchange(view, missed[:taken], average)
 
-    def _copied(self, view: LayerView, tokens: list[int]) -> int:
-        """Return how many of the misses, busiest first, the GPU takes."""
+    def _taken(self, view: LayerView, tokens: list[int]) -> int:
+        """Return how many of the misses, given by their tokens, the GPU takes."""
         finish = Finish(costs=self._costs, gpu_s=self._costs.gpu_s(view.counts[view.resident]))
         copied, left, most = 0, len(tokens), room(view)
         while copied < min(left, most):
