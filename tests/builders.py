@@ -14,6 +14,7 @@ from tidesim.policies import get_policy
 from tidesim.records import Resource, busy_s, check, operation_of
 from tidesim.simulate import Case, run
 from tidesim.trace.passes import Kind, Pass, RequestInfo, Trace, TraceMeta
+from tidesim.trace.windows import windowed
 
 NO_MEMORY = MemoryPlan(
     non_expert_bytes=0, slots_bytes=0, scratch_bytes=0, kv_bytes=0, workspace_bytes=0
@@ -161,6 +162,7 @@ def case_of(
         latency=latency,
         interval=interval,
         promotion=promotion,
+        future=lambda: windowed(trace, engine.window),
     )
     return Case(
         trace=trace,
@@ -259,12 +261,13 @@ def _check_causality(result, placements, case):
         for index, decision in enumerate(placement.decisions):
             layer = case.spec.first_k_dense_replace + index
             here = rows[pass_.request, pass_.block, pass_.step, layer]
-            for before, after in _FOLLOWS:
+            for before, after in _FOLLOWS if result.promotion == "blocking" else _BACKGROUND:
                 ends = [row.end_s for row in here.get(before, ())]
                 starts = [row.start_s for row in here.get(after, ())]
                 assert max(ends, default=0) <= min(starts, default=np.inf) * (1 + 1e-12)
-            assert len(here.get("promote", ())) == len(decision.promote)
-            assert len(here.get("stream", ())) == len(decision.stream)
+            moved = not decision.free
+            assert len(here.get("promote", ())) == moved * len(decision.promote)
+            assert len(here.get("stream", ())) == moved * len(decision.stream)
     for row in result.records:
         assert row.resource in Resource
 
@@ -289,4 +292,9 @@ _FOLLOWS = (
     ("expert cpu", "combine"),
     ("shared", "combine"),
     ("result", "combine"),
+)
+_BACKGROUND = (
+    *(pair for pair in _FOLLOWS if "promote" not in pair),
+    ("experts gpu", "promote"),
+    ("expert gpu", "promote"),
 )

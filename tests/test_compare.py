@@ -17,12 +17,13 @@ def test_every_policy_and_interval_has_a_row_and_the_schedule_is_marked_once():
 
     rows = comparison.rows
     expected = {("tide", 1), ("tide", 4), ("tide", comparison.solved.solution.interval)}
-    expected |= {(name, None) for name in POLICIES} - {("tide", None), ("mixtral-offload", None)}
-    expected |= {("mixtral-offload", 1)}
+    every_step = {"mixtral-offload", "previous-step"}
+    expected |= {(name, None) for name in set(POLICIES) - every_step - {"tide"}}
+    expected |= {(name, 1) for name in every_step}
     assert {(row.policy, row.interval) for row in rows} == expected
     assert len(rows) == len(expected)
     assert [row.is_chosen for row in rows].count(True) == 1
-    assert {row.policy for row in rows if row.is_bound} == {"all-gpu", "all-cpu"}
+    assert {row.policy for row in rows if row.is_bound} == {"full-knowledge", "all-gpu", "all-cpu"}
     assert comparison.requests == "heldout"
     tide = [row.interval for row in rows if row.policy == "tide"]
     assert tide == sorted(tide)
@@ -68,7 +69,7 @@ def test_the_table_is_json_with_stable_keys():
     needed = {"policy", "tokens_per_s", "hit_rate", "promotions"}
     needed |= {"exposed_copy_s", "exposed_cpu_s", "interval", "bottleneck", "is_bound"}
     assert needed <= set(answer["rows"][0])
-    assert set(answer["bounds"]) == {"all-gpu", "all-cpu"}
+    assert set(answer["bounds"]) == {"full-knowledge", "all-gpu", "all-cpu"}
     assert answer["chosen"]["policy"] == "tide"
     assert answer["best"]["tokens_per_s"] == max(
         row["tokens_per_s"] for row in answer["rows"] if not row["is_bound"]
@@ -76,14 +77,14 @@ def test_the_table_is_json_with_stable_keys():
 
 
 def test_a_policy_that_does_not_fit_is_named_and_left_out():
-    """Fiddler needs scratch slots besides its residents; tide does not."""
+    """Policies that stream need scratch slots besides their residents; tide does not."""
     trace = fixed_trace()
     small = compare(trace, A100, budget=2, sizes=MINI).solved.schedule.memory_bytes
     tight = A100.with_overrides({"gpu.memory_bytes": small})
 
     comparison = compare(trace, tight, budget=2, sizes=MINI)
 
-    assert set(comparison.skipped) == {"fiddler"}
+    assert set(comparison.skipped) == {"fiddler", "mixtral-offload-lru"}
     assert "fiddler" not in {row.policy for row in comparison.rows}
     assert "at most" in comparison.skipped["fiddler"] or "would do" in comparison.skipped["fiddler"]
 

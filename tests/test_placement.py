@@ -1,5 +1,6 @@
 """Placement from routing alone: the published counters, and what holds for every policy."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -69,43 +70,77 @@ def test_the_reference_engine_places_as_the_published_code(golden, budget, inter
         assert np.all(one.resident.sum(axis=1) == budget)
 
 
-@given(
-    traces(),
-    st.sampled_from(sorted(POLICIES)),
-    st.sampled_from([TIDESIM, TIDE_REFERENCE]),
-    st.data(),
-)
-def test_every_policy_keeps_the_rules_of_residency(trace, name, engine, data):
+@st.composite
+def setups(draw, trace):
+    """Draw a setup that every policy can be made with, its promotion left to the policy."""
     model = trace.meta.model
-    setup = Setup(
+    return Setup(
         num_experts=model.num_experts,
         layers=model.moe_layers,
-        budget=data.draw(st.integers(model.num_experts_per_tok, model.num_experts)),
+        budget=draw(st.integers(model.num_experts_per_tok, model.num_experts)),
         popularity=popularity(trace) + 1.0,
-        engine=engine,
-        latency=FakeLatency(expert_copy=data.draw(st.sampled_from([1.0, 99.0]))),
-        interval=data.draw(st.integers(1, 4)),
+        engine=draw(st.sampled_from([TIDESIM, TIDE_REFERENCE])),
+        latency=FakeLatency(expert_copy=draw(st.sampled_from([1.0, 99.0]))),
+        interval=draw(st.integers(1, 4)),
+        future=lambda: windowed(trace, Window.BLOCK),
     )
-    budgets = make_policy(name, setup=setup).budgets(setup)
 
+
+EVERY_POLICY = [(name, each) for name, make in POLICIES.items() for each in make.promotions]
+
+
+@given(traces(), st.sampled_from(EVERY_POLICY), st.data())
+def test_every_policy_keeps_the_rules_of_residency(trace, policy, data):
+    name, promotion = policy
+    setup = replace(data.draw(setups(trace)), promotion=promotion)
+    made = make_policy(name, setup=setup)
     passes = list(windowed(trace, Window.BLOCK))
-    placed = list(replay(passes, make_policy(name, setup=setup), setup))
+
+    placed = list(replay(passes, made, setup))
 
     assert [one.pass_ for one in placed] == passes
-    before = make_policy(name, setup=setup).initial(setup)
+    budgets, before = made.budgets(setup), made.initial(setup)
     for one in placed:
         assert np.array_equal(one.hits + one.misses, one.pass_.counts)
         assert np.array_equal(one.gpu_tokens + one.cpu_tokens, one.pass_.counts)
         assert np.all(one.resident.sum(axis=1) <= budgets)
+        after = moved(before, one.decisions)
+        assert np.array_equal(one.resident, before if promotion == "background" else after)
         for layer, row in enumerate(one.layers):
-            moved = set(row.promoted) | set(row.evicted)
-            kept = [expert for expert in range(model.num_experts) if expert not in moved]
-            assert np.array_equal(row.resident[kept], before[layer][kept])
-            assert not row.resident[list(row.evicted)].any()
-            assert row.resident[list(row.promoted)].all()
+            assert not after[layer][list(row.evicted)].any()
+            assert after[layer][list(row.promoted)].all()
             assert one.gpu_load.experts[layer] == np.count_nonzero(row.gpu_tokens)
             assert one.cpu_load.pairs[layer] == row.cpu_tokens.sum()
-        before = one.resident
+        before = after
+
+
+def moved(resident, decisions):
+    """Return the residents after decisions, [L, E]."""
+    after = resident.copy()
+    for row, decision in zip(after, decisions, strict=True):
+        row[list(decision.evict)] = False
+        row[list(decision.promote)] = True
+    return after
+
+
+SPARES_WHAT_IS_IN_USE = (
+    "lru",
+    "lfu",
+    "mixtral-offload-lru",
+    "hybrimoe",
+    "dali",
+    "q-split",
+    "belady",
+)
+
+
+@given(traces(), st.sampled_from(SPARES_WHAT_IS_IN_USE), st.data())
+def test_caches_never_evict_an_expert_that_the_pass_needs(trace, name, data):
+    setup = data.draw(setups(trace))
+
+    for one in replay(windowed(trace, Window.BLOCK), make_policy(name, setup=setup), setup):
+        for counts, decision in zip(one.pass_.counts, one.decisions, strict=True):
+            assert not counts[list(decision.evict)].any()
 
 
 class Scripted(PolicyBase):

@@ -133,7 +133,7 @@ def test_fiddler_copies_a_miss_only_where_that_is_cheaper():
             return float(tokens_per_expert.sum())
 
         def cpu_expert_s(self, tokens):
-            return float(tokens)
+            return 1.0 * tokens
 
     machine = {"latency": Growing(gpu_experts=0.0, gpu_expert=0.0)}
     popular = {"popularity": np.array([[1.0, 0.0, 0.0, 0.0]])}
@@ -177,7 +177,7 @@ def test_an_unknown_policy_is_refused_with_the_known_ones():
 
 
 def test_policies_are_registered_under_their_own_names():
-    setup = setup_of(popularity=np.ones((1, 4)))
+    setup = setup_of(popularity=np.ones((1, 4)), future=list)
 
     assert [make_policy(name, setup=setup).name for name in POLICIES] == list(POLICIES)
 

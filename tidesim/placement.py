@@ -124,12 +124,15 @@ class Policy(Protocol):
         When promoted experts serve.
     is_bound : bool
         The policy describes a limit, not a runtime: its budgets ignore the machine's memory.
+    knows_future : bool
+        The policy reads the setup's future: no runtime can decide as it does.
     """
 
     name: str
     interval: int | None
     promotion: Promotion
     is_bound: bool
+    knows_future: bool
 
     def budgets(self, setup: Setup) -> IntArray:
         """Return the slots of every layer, [L]."""

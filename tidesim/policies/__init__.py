@@ -6,8 +6,18 @@ from tidesim.errors import SettingError
 from tidesim.placement import Policy, Setup
 from tidesim.policies.all_cpu import AllCpu
 from tidesim.policies.all_gpu import AllGpu
+from tidesim.policies.belady import Belady
+from tidesim.policies.capped_insert import CappedInsert
+from tidesim.policies.dali import Dali
 from tidesim.policies.fiddler import Fiddler
+from tidesim.policies.full_knowledge import FullKnowledge
+from tidesim.policies.hybrimoe import HybriMoe
+from tidesim.policies.lfu import Lfu
+from tidesim.policies.lru import Lru
 from tidesim.policies.mixtral_offload import MixtralOffload
+from tidesim.policies.mixtral_offload_lru import MixtralOffloadLru
+from tidesim.policies.previous_step import PreviousStep
+from tidesim.policies.q_split import QSplit
 from tidesim.policies.static_frequency import StaticFrequency
 from tidesim.policies.tide import Tide
 
@@ -16,8 +26,18 @@ PolicyFactory = Callable[[Setup], Policy]
 POLICIES: dict[str, PolicyFactory] = {
     Tide.name: Tide,
     MixtralOffload.name: MixtralOffload,
+    MixtralOffloadLru.name: MixtralOffloadLru,
     Fiddler.name: Fiddler,
     StaticFrequency.name: StaticFrequency,
+    Lru.name: Lru,
+    Lfu.name: Lfu,
+    HybriMoe.name: HybriMoe,
+    Dali.name: Dali,
+    QSplit.name: QSplit,
+    CappedInsert.name: CappedInsert,
+    PreviousStep.name: PreviousStep,
+    Belady.name: Belady,
+    FullKnowledge.name: FullKnowledge,
     AllGpu.name: AllGpu,
     AllCpu.name: AllCpu,
 }

@@ -28,6 +28,7 @@ class PolicyBase:
     name: str
     interval: int | None = None
     is_bound: bool = False
+    knows_future: bool = False
     promotions: ClassVar[tuple[Promotion, ...]] = tuple(Promotion)
 
     def __init__(self, setup: Setup) -> None:

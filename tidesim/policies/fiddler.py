@@ -2,10 +2,9 @@
 
 import numpy as np
 
-from tidesim.errors import SettingError
-from tidesim.latency import Direction, Latency
 from tidesim.placement import KEEP, BoolArray, Decision, LayerView, Setup
 from tidesim.policies.base import PolicyBase, most_popular, need_popularity
+from tidesim.policies.costs import ExpertCosts
 
 
 class Fiddler(PolicyBase):
@@ -25,13 +24,7 @@ class Fiddler(PolicyBase):
     def __init__(self, setup: Setup) -> None:
         super().__init__(setup)
         need_popularity(self.name, setup)
-        if setup.latency is None:
-            raise SettingError("policy fiddler weighs costs; give a hardware profile")
-        self._latency: Latency = setup.latency
-        self._looped = setup.engine.looped
-        self._copy_s = setup.latency.expert_copy_s(
-            setup.engine.copies_per_expert, Direction.H2D, pinned=setup.engine.pinned
-        )
+        self._costs = ExpertCosts(self.name, setup)
         self._cheaper_streamed: dict[int, bool] = {}
 
     def initial(self, setup: Setup) -> BoolArray:
@@ -55,10 +48,6 @@ class Fiddler(PolicyBase):
     def _streams(self, tokens: int) -> bool:
         if tokens not in self._cheaper_streamed:
             one = np.array([tokens], dtype=np.int64)
-            gpu_s, cpu_s = (
-                (self._latency.gpu_expert_s(tokens), self._latency.cpu_expert_s(tokens))
-                if self._looped
-                else (self._latency.gpu_experts_s(one), self._latency.cpu_experts_s(one))
-            )
-            self._cheaper_streamed[tokens] = self._copy_s + gpu_s < cpu_s
+            gpu_s, cpu_s = self._costs.gpu_s(one), self._costs.cpu_s(one)
+            self._cheaper_streamed[tokens] = self._costs.copy_s + gpu_s < cpu_s
         return self._cheaper_streamed[tokens]

@@ -57,7 +57,7 @@ class Case:
 
     @property
     def known(self) -> Setup:
-        """The setup, with the passes to come for policies that describe a limit."""
+        """The setup, with the passes of this very trace for policies that know the future."""
         return replace(self.setup, future=self.passes)
 
     def passes(self) -> Iterator[WindowedPass]:
@@ -139,6 +139,7 @@ def prepare(
         latency=latency,
         interval=interval,
         promotion=_promotion(promotion),
+        future=lambda: batched(windowed(trace, engine.window), batch),
     )
     make = get_policy(policy) if isinstance(policy, str) else policy
     size = extent(trace, engine.window, batch=batch)
