@@ -89,6 +89,7 @@ class FakeLatency:
     )
     duplex: Duplex = field(default_factory=lambda: Duplex(h2d_factor=1.0, d2h_factor=1.0))
 
+    spec: ModelSpec = field(default_factory=small_spec)
     cpu_workers: int = 1
     cpu_call_s: float = 0.0
 

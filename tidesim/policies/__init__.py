@@ -16,6 +16,7 @@ from tidesim.policies.lfu import Lfu
 from tidesim.policies.lru import Lru
 from tidesim.policies.mixtral_offload import MixtralOffload
 from tidesim.policies.mixtral_offload_lru import MixtralOffloadLru
+from tidesim.policies.pay import Pay
 from tidesim.policies.previous_step import PreviousStep
 from tidesim.policies.q_split import QSplit
 from tidesim.policies.static_frequency import StaticFrequency
@@ -36,6 +37,7 @@ POLICIES: dict[str, PolicyFactory] = {
     QSplit.name: QSplit,
     CappedInsert.name: CappedInsert,
     PreviousStep.name: PreviousStep,
+    Pay.name: Pay,
     Belady.name: Belady,
     FullKnowledge.name: FullKnowledge,
     AllGpu.name: AllGpu,
