@@ -29,9 +29,10 @@ class Pay(PolicyBase):
         (use of the expert - use of the resident) × passes × seconds saved per pass
             > seconds of its copy beside CPU experts × share of the time that it meets some
 
-    Seconds saved and share are averages over the layer's passes, so that nothing moves where the
-    GPU is what the layer waits for. Residents start from popularity: over all layers together where
-    that is so from the start (as static-frequency), in equal numbers per layer elsewhere.
+    Seconds saved and share are averages over the layer's passes, so that nothing moves while the
+    GPU is what the layer waits for. Residents start from popularity, in equal numbers per layer.
+    Where even tokens that choose experts independently, which takes the most experts, would leave
+    the GPU the one to wait for, no promotion can pay: then it does as static-frequency.
 
     Raises
     ------
@@ -55,26 +56,28 @@ class Pay(PolicyBase):
         need_popularity(self.name, setup)
         self._worth = LayerWorth(self.name, setup)
         self._static = StaticFrequency(setup)
-        self._equal = True
+        self._pays = True
         rows = zip(setup.popularity, self.initial(setup), strict=True)
         expected = [self._worth.expected(*row) for row in rows]
         self._saved_s = [worth.saved_s for worth in expected]
         self._share = [worth.shared for worth in expected]
-        self._equal = any(saved_s > 0 for saved_s in self._saved_s)
+        self._pays = any(saved_s > 0 for saved_s in self._saved_s)
         shape = (setup.layers, setup.num_experts)
         self._recent, self._first = np.zeros(shape), np.zeros(shape)
         self._usual = setup.popularity / setup.popularity.max(axis=1, keepdims=True)
 
     def budgets(self, setup: Setup) -> IntArray:
         """Return the slots of every layer, [L]."""
-        return super().budgets(setup) if self._equal else self._static.budgets(setup)
+        return super().budgets(setup) if self._pays else self._static.budgets(setup)
 
     def initial(self, setup: Setup) -> BoolArray:
         """Return the residents before the first pass, [L, E]."""
-        return super().initial(setup) if self._equal else self._static.initial(setup)
+        return super().initial(setup) if self._pays else self._static.initial(setup)
 
     def decide(self, view: LayerView) -> Decision:
         """Return the exchanges that pay."""
+        if not self._pays:
+            return KEEP
         use, passes = self._predict(view)
         worth, layer = self._worth.of_view(view), view.layer
         if view.kind is Kind.DENOISE:
