@@ -23,7 +23,12 @@ def test_every_policy_and_interval_has_a_row_and_the_schedule_is_marked_once():
     assert {(row.policy, row.interval) for row in rows} == expected
     assert len(rows) == len(expected)
     assert [row.is_chosen for row in rows].count(True) == 1
-    assert {row.policy for row in rows if row.is_bound} == {"full-knowledge", "all-gpu", "all-cpu"}
+    assert {row.policy for row in rows if row.is_bound} == {
+        "belady",
+        "full-knowledge",
+        "all-gpu",
+        "all-cpu",
+    }
     assert comparison.requests == "heldout"
     tide = [row.interval for row in rows if row.policy == "tide"]
     assert tide == sorted(tide)
@@ -69,11 +74,25 @@ def test_the_table_is_json_with_stable_keys():
     needed = {"policy", "tokens_per_s", "hit_rate", "promotions"}
     needed |= {"exposed_copy_s", "exposed_cpu_s", "interval", "bottleneck", "is_bound"}
     assert needed <= set(answer["rows"][0])
-    assert set(answer["bounds"]) == {"full-knowledge", "all-gpu", "all-cpu"}
+    assert set(answer["bounds"]) == {"belady", "full-knowledge", "all-gpu", "all-cpu"}
+    assert answer["gap"].keys() >= {"tokens_per_s", "best_other", "closed"}
     assert answer["chosen"]["policy"] == "tide"
     assert answer["best"]["tokens_per_s"] == max(
         row["tokens_per_s"] for row in answer["rows"] if not row["is_bound"]
     )
+
+
+def test_the_gap_is_between_the_best_of_three_and_full_knowledge():
+    comparison = compare(fixed_trace(), A100, budget=2, sizes=MINI, intervals=(1, 2))
+
+    gap, rows = comparison.gap, {row.name: row.tokens_per_s for row in comparison.rows}
+    others = [name for name in rows if name.split()[0] in {"tide", "static-frequency"}]
+    others.append("previous-step")
+    best = max(rows[name] for name in others)
+    assert (gap.tokens_per_s, gap.best_other_tokens_per_s) == (rows["pay"], best)
+    assert gap.full_knowledge_tokens_per_s == rows["full-knowledge"]
+    expected = (rows["pay"] - best) / (rows["full-knowledge"] - best)
+    assert gap.closed == pytest.approx(expected)
 
 
 def test_a_policy_that_does_not_fit_is_named_and_left_out():

@@ -31,18 +31,23 @@ class Row:
     policy : str
     interval : int or None
         Steps between refreshes, of policies that have some.
+    promotion : str
+        ``blocking`` or ``background``.
     slots : int
         Of all layers together.
-    tokens_per_s, hit_rate, promotions, seconds_per_block, bottleneck, is_bound
+    tokens_per_s, hit_rate, promotions, seconds_per_block, bottleneck
         As in `SimulationResult`.
     exposed_copy_s, exposed_cpu_s : float
         Seconds of expert copies and of CPU experts that nothing hides.
+    is_bound : bool
+        No runtime could do it: it ignores the GPU's memory or knows the passes to come.
     is_chosen : bool
         The solver's schedule.
     """
 
     policy: str
     interval: int | None
+    promotion: str
     slots: int
     tokens_per_s: float
     hit_rate: float
@@ -58,6 +63,37 @@ class Row:
     def name(self) -> str:
         """The policy, and its interval where it has one to choose."""
         return f"{self.policy} τ={self.interval}" if self.policy == "tide" else self.policy
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gap:
+    """How far tidesim's own policy gets from the best of the others to full knowledge.
+
+    Attributes
+    ----------
+    policy, best_other : str
+        ``pay``, and the fastest of what it is measured by: static popularity, tide at its best
+        interval, and the counts of the step before.
+    tokens_per_s, best_other_tokens_per_s, full_knowledge_tokens_per_s : float
+    closed : float or None
+        Share of the gap between the last two that the policy closes; None where full knowledge of
+        the routing, which is a limit on hits, is no faster than the others.
+    """
+
+    policy: str
+    tokens_per_s: float
+    best_other: str
+    best_other_tokens_per_s: float
+    full_knowledge_tokens_per_s: float
+
+    @property
+    def closed(self) -> float | None:
+        """Share of the gap."""
+        gap = self.full_knowledge_tokens_per_s - self.best_other_tokens_per_s
+        return (self.tokens_per_s - self.best_other_tokens_per_s) / gap if gap > 0 else None
+
+
+_MEASURED_BY = ("static-frequency", "tide", "previous-step")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,17 +124,34 @@ class Comparison:
 
     @property
     def best(self) -> Row:
-        """The fastest row that is no bound."""
+        """The fastest row that is no limit."""
         return max((row for row in self.rows if not row.is_bound), key=lambda row: row.tokens_per_s)
+
+    @property
+    def gap(self) -> Gap | None:
+        """What tidesim's own policy reaches; None where it, or the limit, does not fit."""
+        by_name = {row.policy: row for row in self.rows}
+        others = [row for row in self.rows if row.policy in _MEASURED_BY]
+        if not others or not {"pay", "full-knowledge"} <= by_name.keys():
+            return None
+        best = max(others, key=lambda row: row.tokens_per_s)
+        return Gap(
+            policy="pay",
+            tokens_per_s=by_name["pay"].tokens_per_s,
+            best_other=best.name,
+            best_other_tokens_per_s=best.tokens_per_s,
+            full_knowledge_tokens_per_s=by_name["full-knowledge"].tokens_per_s,
+        )
 
     def to_json(self) -> dict[str, Any]:
         """Return JSON-ready values, keys stable."""
-        result = self.solved.training
+        result, gap = self.solved.training, self.gap
         return {
             "rows": [asdict(row) for row in self.rows],
             "bounds": {row.policy: row.tokens_per_s for row in self.rows if row.is_bound},
             "chosen": asdict(self.chosen),
             "best": asdict(self.best),
+            "gap": asdict(gap) | {"closed": gap.closed} if gap else None,
             "solver": self.solved.to_json(),
             "requests": self.requests,
             "skipped": self.skipped,
@@ -213,6 +266,7 @@ def _row(run: SimulationResult, *, is_chosen: bool = False) -> Row:
     return Row(
         policy=run.policy,
         interval=run.interval,
+        promotion=run.promotion,
         slots=sum(run.budgets),
         tokens_per_s=run.tokens_per_s,
         hit_rate=run.hit_rate,
@@ -221,6 +275,6 @@ def _row(run: SimulationResult, *, is_chosen: bool = False) -> Row:
         exposed_copy_s=run.exposed_copy_s,
         exposed_cpu_s=run.exposed_cpu_s,
         bottleneck=run.bottleneck,
-        is_bound=run.is_bound,
+        is_bound=run.is_bound or run.knows_future,
         is_chosen=is_chosen,
     )

@@ -14,9 +14,11 @@ from tidesim.cli.common import (
     Sizes,
     SplitOption,
     TraceName,
+    check_writable,
     choose_split,
     integers,
     number,
+    out,
     print_json,
     print_pairs,
     print_table,
@@ -33,8 +35,8 @@ from tidesim.hardware import HardwareProfile
 from tidesim.model_spec import ModelSpec
 from tidesim.optimize import splits
 from tidesim.schedule import Schedule, check_schedule, load_schedule
-from tidesim.simulate import simulate as run_simulation
-from tidesim.simulate import sized_spec
+from tidesim.simulate import derivatives, get_method, prepare, run, sized_spec
+from tidesim.timeline import save_timeline
 from tidesim.trace.passes import Trace
 
 Engine = Annotated[
@@ -70,16 +72,49 @@ def simulate(
         str | None,
         typer.Option("--engine", help="tidesim (the default) or tide-reference."),
     ] = None,
+    promotion: Annotated[
+        str | None,
+        typer.Option(
+            "--promotion",
+            help="When promoted experts serve: blocking (this pass) or background (the next); "
+            "by default as the policy is meant.",
+        ),
+    ] = None,
+    batch: Annotated[
+        int, typer.Option("--batch", metavar="N", help="Requests decoded in step, sharing experts.")
+    ] = 1,
+    method: Annotated[
+        str,
+        typer.Option("--method", help="des (events on a SimPy clock) or fast (closed form)."),
+    ] = "des",
+    timeline: Annotated[
+        Path | None,
+        typer.Option(
+            "--timeline",
+            metavar="FILE",
+            help="Write every operation as Chrome trace JSON: for ui.perfetto.dev, and for "
+            "tidesim report.",
+        ),
+    ] = None,
+    gains: Annotated[
+        bool,
+        typer.Option(
+            "--gains/--no-gains", help="Also simulate each part of the machine 10 % faster."
+        ),
+    ] = True,
     sizes: Sizes = None,
     split: SplitOption = None,
     set_: Overrides = None,
     json: Json = False,
 ) -> None:
-    """Simulate one policy: throughput, hits, copies, busy shares, and what bounds it.
+    """Simulate one policy: throughput, hits, copies, where the time went, and what would help.
 
     Example: tidesim simulate tide-tiny-mixed --hardware a100-40gb-pcie4-xeon48 --policy tide
     --interval 4 --budget 16 --sizes llada2.0-mini
     """
+    time_passes = get_method(method)
+    if timeline is not None:
+        check_writable(timeline)
     whole, profile = read_trace(trace), read_profile(hardware, set_)
     requests, split_name = choose_split(whole, split)
     model_sizes = read_sizes(sizes)
@@ -89,23 +124,33 @@ def simulate(
         "budget": budget,
         "memory_bytes": to_bytes(memory_gb),
         "engine": engine or "tidesim",
+        "promotion": promotion,
     }
     if schedule is not None:
-        if any(item is not None for item in (policy, interval, budget, memory_gb, engine)):
+        if any(
+            item is not None for item in (policy, interval, budget, memory_gb, engine, promotion)
+        ):
             raise SettingError(
-                "--schedule decides policy, interval, budget and engine; leave those options out"
+                "--schedule decides policy, interval, budget, engine and promotion; "
+                "leave those options out"
             )
         settings = _from_schedule(schedule, whole, profile, sizes=model_sizes, force=force)
     if settings["policy"] is None:
         raise SettingError("give --policy NAME or --schedule FILE")
-    result = run_simulation(
+    case = prepare(
         requests,
         profile,
         sizes=model_sizes,
         popularity_from=splits(whole)[0],
+        batch=batch,
         **settings,
     )
-    answer = result.to_json() | {"split": split_name}
+    result = run(case, keep_records=timeline is not None, method=time_passes)
+    if timeline is not None and result.records is not None:
+        about = result.timeline_metadata() | {"trace": trace, "split": split_name}
+        save_timeline(timeline, result.records, counters=result.counters, metadata=about)
+    answer = result.to_json() | {"split": split_name, "method": method}
+    answer["gains"] = derivatives(case) if gains else None
     if json:
         print_json(answer)
         return
@@ -131,6 +176,7 @@ def _from_schedule(
         "budget": plan.budgets[0],
         "memory_bytes": None,
         "engine": plan.engine,
+        "promotion": plan.promotion,
     }
 
 
@@ -144,8 +190,14 @@ def _print_result(title: str, answer: dict[str, Any]) -> None:
                 "machine's numbers",
                 ", ".join(f"{n} {k}" for k, n in answer["hardware_kinds"].items()),
             ),
-            ("policy", f"{answer['policy']}, interval {answer['interval'] or '–'}"),
-            ("engine", answer["engine"]),
+            (
+                "policy",
+                (
+                    f"{answer['policy']}, interval {answer['interval'] or '–'}, "
+                    f"{answer['promotion']} promotion"
+                ),
+            ),
+            ("engine", f"{answer['engine']}, {answer['batch']} request(s) at a time"),
             ("tokens per second", number(answer["tokens_per_s"])),
             ("milliseconds per block", number(1e3 * answer["seconds_per_block"])),
             (
@@ -157,9 +209,37 @@ def _print_result(title: str, answer: dict[str, Any]) -> None:
             ("copied to the GPU", f"{answer['h2d_bytes'] / 1e9:,.3f} GB"),
             ("copied to the host", f"{answer['d2h_bytes'] / 1e9:,.3f} GB"),
             ("busy", busy),
+            ("critical path", _critical_path(answer["critical"])),
+            (
+                "nothing hides",
+                (
+                    f"{number(answer['exposed_copy_s'])} s of copies, "
+                    f"{number(answer['exposed_cpu_s'])} s of CPU experts, "
+                    f"{number(answer['host_sync_s'])} s of host syncs"
+                ),
+            ),
             ("bound by", answer["bottleneck"]),
+            *_gains(answer["gains"]),
         ],
     )
+
+
+def _critical_path(shares: dict[str, dict[str, float]]) -> str:
+    """Name the operations with the largest shares, until little is left."""
+    flat = {
+        f"{resource} {operation}": value
+        for resource, operations in shares.items()
+        for operation, value in operations.items()
+    }
+    largest = sorted(flat.items(), key=lambda item: -item[1])[:6]
+    return ", ".join(f"{name} {share(value)}" for name, value in largest)
+
+
+def _gains(gains: dict[str, float] | None) -> list[tuple[str, str]]:
+    if gains is None:
+        return []
+    text = ", ".join(f"{part} {100 * gain:+.1f} %" for part, gain in gains.items())
+    return [("if 10 % faster", text)]
 
 
 def compare(
@@ -208,7 +288,7 @@ def print_comparison(trace: str, comparison: Comparison) -> None:
         ["policy", "tokens/s", "hit rate", "promoted", "copy s", "CPU s", "bound"],
         [
             [
-                f"{row.name}{' ← solved' * row.is_chosen}{' (bound)' * row.is_bound}",
+                f"{row.name}{' ← solved' * row.is_chosen}{' (limit)' * row.is_bound}",
                 number(row.tokens_per_s, 2),
                 share(row.hit_rate),
                 f"{row.promotions:,}",
@@ -220,3 +300,10 @@ def print_comparison(trace: str, comparison: Comparison) -> None:
         ],
         caption="copy s, CPU s: seconds of copies and CPU experts that nothing hides",
     )
+    if (gap := comparison.gap) is not None:
+        closed = "full knowledge is no faster" if gap.closed is None else share(gap.closed)
+        out.print(
+            f"{gap.policy}: {gap.tokens_per_s:.2f} tokens/s against {gap.best_other_tokens_per_s:.2f} "
+            f"of {gap.best_other}; of the gap to full knowledge it closes: {closed}",
+            highlight=False,
+        )

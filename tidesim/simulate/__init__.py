@@ -1,15 +1,43 @@
 """Simulate a trace on a machine: `simulate` in one call, `prepare` and `run` in two."""
 
 from tidesim.engines import Engine
+from tidesim.errors import SettingError
 from tidesim.hardware import HardwareProfile
 from tidesim.model_spec import ModelSpec
 from tidesim.policies import PolicyFactory
+from tidesim.simulate import des, fast
 from tidesim.simulate.case import Case, prepare, sized_spec
+from tidesim.simulate.derivatives import derivatives
 from tidesim.simulate.result import SimulationResult
-from tidesim.simulate.run import run
+from tidesim.simulate.run import Method, run
 from tidesim.trace.passes import Trace
 
-__all__ = ["Case", "SimulationResult", "prepare", "run", "simulate", "sized_spec"]
+__all__ = [
+    "METHODS",
+    "Case",
+    "SimulationResult",
+    "derivatives",
+    "get_method",
+    "prepare",
+    "run",
+    "simulate",
+    "sized_spec",
+]
+
+METHODS: dict[str, Method] = {"des": des.time_passes, "fast": fast.time_passes}
+
+
+def get_method(name: str) -> Method:
+    """Return the way to time passes that a name means.
+
+    Raises
+    ------
+    SettingError
+        No method of that name.
+    """
+    if name not in METHODS:
+        raise SettingError(f"method {name!r} is not known; use one of: {', '.join(METHODS)}")
+    return METHODS[name]
 
 
 def simulate(
@@ -25,19 +53,22 @@ def simulate(
     popularity_from: Trace | None = None,
     promotion: str | None = None,
     batch: int = 1,
+    method: str = "des",
     keep_records: bool = False,
 ) -> SimulationResult:
-    """Simulate every request of a trace, one after another; see `prepare` for the settings.
+    """Simulate every request of a trace; see `prepare` for the settings.
 
     Parameters
     ----------
+    method : str
+        ``des`` runs operations on a SimPy clock; ``fast`` computes the same times in closed form.
     keep_records : bool
         Also return a record per operation.
 
     Raises
     ------
     SettingError, CapacityError, FormatError
-        As `prepare`; or the trace holds no denoise pass.
+        As `prepare`; or the trace holds no denoise pass, or `fast` shall keep records.
     """
     case = prepare(
         trace,
@@ -52,4 +83,4 @@ def simulate(
         promotion=promotion,
         batch=batch,
     )
-    return run(case, keep_records=keep_records)
+    return run(case, keep_records=keep_records, method=get_method(method))

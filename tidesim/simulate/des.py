@@ -42,7 +42,8 @@ def time_passes(
     prices : Prices
     promotion : Promotion
     keep_records : bool
-        Also return a record per operation, and the bytes queued for the link.
+        Also return a record per operation, and over time each pass's hit rate and residents, and
+        the bytes of experts queued for the link.
     """
     env = simpy.Environment(initial_time=0.0)
     records: list[Record] | None = [] if keep_records else None
@@ -50,7 +51,7 @@ def time_passes(
     lanes = _overlapping(env, prices, records) if prices.engine.overlap else _steady(env, records)
     machine = Machine(env, lanes, counters=counters)
     names = Names(prices, recorded=keep_records)
-    run = _Run(machine, prices, names, promotion=promotion, recorded=keep_records)
+    run = _Run(machine, prices, names, promotion=promotion, counters=counters)
     env.run(until=env.process(run.steps(chunks)))
     return Timing(
         pass_s=np.array(run.pass_s, dtype=np.float64),
@@ -59,7 +60,7 @@ def time_passes(
         waited_s=run.accounts.waited_s,
         critical_s=run.accounts.critical_s,
         records=None if records is None else Records(records),
-        counters=tuple(counters or ()),
+        counters=tuple(sorted(counters or (), key=lambda each: each.time_s)),
     )
 
 
@@ -89,13 +90,14 @@ class _Run:
         names: Names,
         *,
         promotion: Promotion,
-        recorded: bool,
+        counters: list[Counter] | None,
     ) -> None:
         self.pass_s: list[float] = []
         self.accounts = Accounts()
         self._machine, self._prices, self._names = machine, prices, names
         self._work_prices = WorkPrices(prices)
-        self._promotion, self._recorded = promotion, recorded
+        self._promotion = promotion
+        self._counters, self._recorded = counters, counters is not None
 
     def steps(self, chunks: Iterable[Chunk]) -> Steps:
         """Run the passes of every chunk."""
@@ -107,9 +109,7 @@ class _Run:
         execute = kind(self._machine, self._prices, self._names, promotion=self._promotion)
         for chunk in chunks:
             for work in self._priced(chunk)[1]:
-                start_s = self._machine.env.now
-                yield from execute.run(work)
-                self.pass_s.append(self._machine.env.now - start_s)
+                yield from self._timed(work, execute.run(work))
             self.accounts.add_layers(Moments(*np.array(execute.moments).T))
             execute.moments.clear()
         self.accounts.add_delay(execute.delay_s)
@@ -125,10 +125,15 @@ class _Run:
         for chunk in chunks:
             work, passes = self._priced(chunk)
             for each in passes:
-                start_s = self._machine.env.now
-                yield from execute.run(each, recorded=self._recorded)
-                self.pass_s.append(self._machine.env.now - start_s)
+                yield from self._timed(each, execute.run(each, recorded=self._recorded))
             self.accounts.add_serial(work)
+
+    def _timed(self, work: PassWork, steps: Steps) -> Steps:
+        start_s = self._machine.env.now
+        if self._counters is not None:
+            self._counters.extend(_pass_counters(work.placement, start_s))
+        yield from steps
+        self.pass_s.append(self._machine.env.now - start_s)
 
     def _priced(self, chunk: Chunk) -> tuple[Work, Iterator[PassWork]]:
         """Return what the layers of some passes do, as arrays and pass by pass."""
@@ -138,6 +143,14 @@ class _Run:
         columns = [each.tolist() for each in np.broadcast_arrays(*work)]  # [8][P][L]
         rows = zip(chunk.placements, own, *columns, strict=True)
         return work, (_pass_work(*row) for row in rows)
+
+
+def _pass_counters(placement: PassPlacement, start_s: float) -> tuple[Counter, ...]:
+    hits, pairs = int(placement.hits.sum()), int(placement.pass_.counts.sum())
+    return (
+        Counter("hit rate", start_s, hits / pairs if pairs else 0.0),
+        Counter("residents", start_s, int(placement.resident.sum())),
+    )
 
 
 def _pass_work(placement: PassPlacement, prices: PassPrices, *seconds: list[float]) -> PassWork:

@@ -119,7 +119,7 @@ class Machine:
     def _count(self, num_bytes: int) -> None:
         assert self._counters is not None
         self._queued_bytes += num_bytes
-        self._counters.append(Counter("link backlog", self.env.now, self._queued_bytes))
+        self._counters.append(Counter("link backlog (bytes)", self.env.now, self._queued_bytes))
 
 
 class Names:

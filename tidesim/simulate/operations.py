@@ -105,7 +105,7 @@ class Timing:
         Seconds of the critical path by resource and operation; they add up to the makespan.
     records : Records or None
     counters : tuple of Counter
-        Bytes queued for the link over time, where records are kept.
+        Hit rate, residents and bytes queued for the link over time, where records are kept.
     """
 
     pass_s: FloatArray

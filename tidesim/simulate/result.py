@@ -39,6 +39,8 @@ class SimulationResult:
         Requests that the policy knew before the run; none of them should be in the trace.
     is_bound : bool
         The policy is a limit that ignores the GPU's memory.
+    knows_future : bool
+        The policy is a limit that knows the passes to come.
     memory : MemoryPlan
         Bytes on the GPU by purpose.
     seconds : float
@@ -63,7 +65,7 @@ class SimulationResult:
         Whether a pass is a denoise pass.
     records : Records or None
     counters : tuple of Counter
-        Bytes queued for the link over time, where records are kept.
+        Hit rate, residents and bytes queued for the link over time, where records are kept.
     trace_sha256, profile_sha256 : str
     """
 
@@ -79,6 +81,7 @@ class SimulationResult:
     budgets: tuple[int, ...]
     trained_on: tuple[int, ...]
     is_bound: bool
+    knows_future: bool
     memory: MemoryPlan
     seconds: float
     tokens: int
@@ -139,6 +142,11 @@ class SimulationResult:
         return self.waited["cpu"] * self.seconds
 
     @property
+    def host_sync_s(self) -> float:
+        """Seconds of the critical path in which the host waits for the GPU's answer."""
+        return self.critical["host"].get("sync", 0.0) * self.seconds
+
+    @property
     def bottleneck(self) -> str:
         """What the run waits for longest: ``gpu``, ``link``, ``cpu`` or ``host``."""
         return max(self.waited, key=lambda name: self.waited[name])
@@ -148,6 +156,17 @@ class SimulationResult:
         """Milliseconds of a denoise pass at the 50th, 90th and 99th percentile."""
         percentiles = np.percentile(self.pass_s[self.is_step], (50, 90, 99)) * 1e3
         return dict(zip(("p50", "p90", "p99"), percentiles.tolist(), strict=True))
+
+    def timeline_metadata(self) -> dict[str, str | float | None]:
+        """Return what a timeline of this run says about itself."""
+        names = ("policy", "interval", "promotion", "engine", "hardware", "sizes", "provenance")
+        return {
+            "times": "simulated",
+            **{name: getattr(self, name) for name in names},
+            "tokens_per_s": self.tokens_per_s,
+            "trace_sha256": self.trace_sha256,
+            "profile_sha256": self.profile_sha256,
+        }
 
     def to_json(self) -> dict[str, Any]:
         """Return everything but arrays and records as JSON-ready values, keys stable."""
@@ -159,6 +178,7 @@ class SimulationResult:
             "d2h_bytes",
             "exposed_copy_s",
             "exposed_cpu_s",
+            "host_sync_s",
             "bottleneck",
             "step_ms",
         )

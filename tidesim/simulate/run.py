@@ -116,6 +116,7 @@ def _result(case: Case, tally: Tally, written: TokenCount, timing: Timing) -> Si
         budgets=tuple(policy.budgets(case.setup).tolist()),
         trained_on=case.trained_on,
         is_bound=policy.is_bound,
+        knows_future=policy.knows_future,
         memory=case.memory,
         seconds=seconds,
         tokens=written.tokens,

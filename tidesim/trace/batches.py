@@ -13,9 +13,10 @@ def batched(passes: Iterable[WindowedPass], size: int) -> Iterator[WindowedPass]
 
     Prefills run one by one. Then blocks run in step: a pass computes step s of the n-th generated
     block of every request of the batch that has one, and all wait until the slowest has finished
-    its block, as static batching does. Commit passes of a block run together. A batch's passes
-    carry request, block and generated block of the first request that takes part; tokens, context
-    and counts are sums. Batches are formed in the order of the trace; only one is held in memory.
+    its block, as static batching does. Commit passes of a block run together. Passes of a block
+    carry request, block and generated block of the first request that has it; tokens, context and
+    counts are sums over those that take part. Batches are formed in the order of the trace; only
+    one is held in memory.
 
     Parameters
     ----------
@@ -51,12 +52,14 @@ def _in_step(blocks: list[list[WindowedPass]]) -> Iterator[WindowedPass]:
     for kind in (Kind.DENOISE, Kind.COMMIT):
         mine = ([pass_ for pass_ in block if pass_.kind is kind] for block in blocks)
         for together in zip_longest(*mine):
-            yield _sum([pass_ for pass_ in together if pass_ is not None])
+            yield _sum([pass_ for pass_ in together if pass_ is not None], like=blocks)
 
 
-def _sum(passes: list[WindowedPass]) -> WindowedPass:
+def _sum(passes: list[WindowedPass], *, like: list[list[WindowedPass]]) -> WindowedPass:
+    first = next(block[0] for block in like if block)
     return replace(
-        passes[0],
+        first,
+        kind=passes[0].kind,
         step=max(pass_.step for pass_ in passes),
         tokens=sum(pass_.tokens for pass_ in passes),
         context=sum(pass_.context for pass_ in passes),
