@@ -6,11 +6,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tidesim.compare import Comparison, compare
+from tidesim.critical_path import critical_path
 from tidesim.errors import OutputError
 from tidesim.hardware import HardwareProfile, load_profile
 from tidesim.model_spec import load_model_spec
 from tidesim.optimize import Optimised
-from tidesim.records import Record
+from tidesim.records import Record, Records
 from tidesim.report.html import Section, Table, write_report
 from tidesim.report.run_figures import interval_figure, policies_figure, timeline_figure
 from tidesim.report.trace_figures import stability_figure
@@ -161,6 +162,7 @@ def _write_report(
     }
     stats = [trace_stats(trace, window=window) for window in Window]
     budget = trace.meta.model.num_experts // 4
+    operations = timeline_records(trace, profile, solved, steps=TIMELINE_STEPS)
     sections = [
         Section(
             "How stable routing is",
@@ -200,9 +202,9 @@ def _write_report(
         ),
         Section(
             "What each resource does",
-            timeline_figure(timeline_records(trace, profile, solved, steps=TIMELINE_STEPS)),
-            f"The first {TIMELINE_STEPS} denoise steps of a block under the chosen schedule. "
-            "Hover for the operation.",
+            timeline_figure(operations, path=critical_path(Records(operations))),
+            f"The first {TIMELINE_STEPS} denoise steps of a block under the chosen schedule, with "
+            "their critical path. Hover for the operation.",
         ),
     ]  # fmt: skip
     write_report(
