@@ -47,7 +47,7 @@ OWNERS: dict[str, tuple[str, ...]] = {
 }
 SOLVER_MAY_IMPORT = {"numpy", "pulp", "solver", *sys.stdlib_module_names}
 # Slow to import: an import inside a function is allowed where it defers one of these.
-HEAVY = {"pandas", "plotly", "pulp", "torch"}
+HEAVY = {"networkx", "pandas", "plotly", "pulp", "torch"}
 
 
 class Import(NamedTuple):

@@ -8,7 +8,6 @@ import typer
 
 from tidesim.cli.common import Json, check_writable, number, print_json, print_table, share
 from tidesim.errors import SettingError
-from tidesim.report.extract import extract
 from tidesim.resources import sha256_file
 from tidesim.timeline import load_timeline
 
@@ -49,6 +48,7 @@ def report(
 
     Example: tidesim report run.json --out report.html --block 5 --steps 4:8
     """
+    from tidesim.report.extract import extract  # noqa: PLC0415 (imports networkx)
     from tidesim.report.timeline_page import write_timeline_page  # noqa: PLC0415 (imports plotly)
 
     wanted = _steps(steps)
