@@ -197,6 +197,11 @@ def assert_same_run(a, b):
         assert item.name in timed or getattr(a, item.name) == getattr(b, item.name)
 
 
+def timeline(result):
+    """Return what happened when: resource, start, end and label of every operation."""
+    return [(row.resource, row.start_s, row.end_s, row.label) for row in result.records]
+
+
 def check_run(case):
     """Simulate a case and assert what must hold for every run; return the result."""
     result = run(case, keep_records=True)

@@ -10,7 +10,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import simpy
-from builders import FakeLatency, assert_same_run, case_of, check_run, small_spec, steps_trace
+from builders import (
+    FakeLatency,
+    assert_same_run,
+    case_of,
+    check_run,
+    small_spec,
+    steps_trace,
+    timeline,
+)
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from strategies import traces
@@ -32,10 +40,6 @@ from tidesim.trace.passes import Kind, Pass, RequestInfo, Trace, TraceMeta, Wind
 A100 = load_profile("a100-40gb-pcie4-xeon48")
 NO_CONTENTION = Contention(cpu_factor=1.0, h2d_factor=1.0, d2h_factor=1.0)
 HALVES = Contention(cpu_factor=0.5, h2d_factor=0.5, d2h_factor=0.5)
-
-
-def timeline(result):
-    return [(row.resource, row.start_s, row.end_s, row.label) for row in result.records]
 
 
 def test_timeline_of_a_layer_with_a_hit_a_miss_and_a_promotion():
