@@ -1,6 +1,7 @@
 """How engines execute one pass: which operations go to which lane, and what waits for what."""
 
 from collections.abc import Generator, Iterable, Iterator, Sequence
+from functools import lru_cache
 from operator import attrgetter
 from typing import Any, NamedTuple
 
@@ -12,7 +13,7 @@ from tidesim.placement import PassPlacement
 from tidesim.records import Counter, Resource
 from tidesim.simulate.lanes import Job, Lane, SharedLane
 from tidesim.simulate.operations import Operation, Part, Place, operation, single, unnamed
-from tidesim.simulate.prices import PassPrices, Prices
+from tidesim.simulate.prices import SIZES, PassPrices, Prices
 
 Steps = Generator[simpy.Event, Any, None]
 
@@ -226,7 +227,7 @@ class Overlapped:
         self._machine, self._prices, self._names = machine, prices, names
         self._promotion = promotion
         self._under_way: dict[int, dict[int, Job]] = {}  # by layer, by expert
-        self._known: dict[int, tuple[PassPrices, list[tuple[tuple[Step, ...], Step]]]] = {}
+        self._fixed = lru_cache(maxsize=SIZES)(self._fixed_steps)
 
     def run(self, work: PassWork) -> Steps:
         """Run one pass."""
@@ -240,19 +241,14 @@ class Overlapped:
         tail, sync = (Resource.GPU, prices.tail), (Resource.HOST, self._prices.sync)
         yield machine.alone((tail, sync), place)
 
-    def _fixed(self, prices: PassPrices) -> list[tuple[tuple[Step, ...], Step]]:
-        """Return what leads to every layer's experts and its shared experts; made only once."""
-        if id(prices) not in self._known:
-            operations = zip(
-                prices.fronts, prices.ids, self._prices.host, prices.shared, strict=True
-            )
-            resources = (Resource.GPU, Resource.D2H, Resource.HOST)
-            steps = [
-                (tuple(zip(resources, lead, strict=True)), (Resource.GPU, shared))
-                for *lead, shared in operations
-            ]
-            self._known[id(prices)] = prices, steps
-        return self._known[id(prices)][1]
+    def _fixed_steps(self, prices: PassPrices) -> list[tuple[tuple[Step, ...], Step]]:
+        """Return what leads to every layer's experts, and its shared experts."""
+        operations = zip(prices.fronts, prices.ids, self._prices.host, prices.shared, strict=True)
+        resources = (Resource.GPU, Resource.D2H, Resource.HOST)
+        return [
+            (tuple(zip(resources, lead, strict=True)), (Resource.GPU, shared))
+            for *lead, shared in operations
+        ]
 
     def _beside_promotions(self, steps: tuple[Step, ...], place: Place) -> Steps:
         """Run what leads to a layer's experts while earlier promotions use the link."""
