@@ -1,16 +1,18 @@
 """Small models, traces and machines for tests of the simulator, and the checks every run passes."""
 
+from bisect import bisect_left, bisect_right
 from dataclasses import dataclass, field, fields
 
 import numpy as np
 import pytest
 
-from tidesim.engines import TIDESIM
+from tidesim.critical_path import critical_path, path_seconds, resolution_s
+from tidesim.engines import TIDESIM, Promotion
 from tidesim.latency import Contention, Direction, Duplex
 from tidesim.memory import MemoryPlan
 from tidesim.model_spec import ModelSpec
 from tidesim.placement import Setup
-from tidesim.policies import get_policy
+from tidesim.policies import POLICIES, get_policy
 from tidesim.records import Resource, busy_s, check, operation_of
 from tidesim.simulate import Case, run
 from tidesim.trace.passes import Kind, Pass, RequestInfo, Trace, TraceMeta
@@ -178,6 +180,17 @@ def case_of(
     )
 
 
+def abilities(engine):
+    """Return the pairs of policy and promotion that an engine runs."""
+    ready = not engine.overlap or (engine.pinned and not engine.write_back)
+    return [
+        (name, promotion)
+        for name, make in POLICIES.items()
+        for promotion in make.promotions
+        if ready or promotion is Promotion.BLOCKING
+    ]
+
+
 def same(a, b):
     """Say whether numbers are the same to rounding."""
     return a == pytest.approx(b, rel=1e-9, abs=1e-12)
@@ -198,13 +211,22 @@ def assert_same_run(a, b):
         assert item.name in timed or getattr(a, item.name) == getattr(b, item.name)
 
 
+def timeline(result):
+    """Return what happened when: resource, start, end and label of every operation."""
+    return [(row.resource, row.start_s, row.end_s, row.label) for row in result.records]
+
+
 def check_run(case):
     """Simulate a case and assert what must hold for every run; return the result."""
     result = run(case, keep_records=True)
     placements = list(case.placed())
     _check_counts(result, placements, case)
+    _check_residency(result, placements, case)
     _check_clock(result, placements)
+    _check_critical_path(result)
     _check_causality(result, placements, case)
+    if result.promotion == "background":
+        _check_publication(result, placements, case)
     return result
 
 
@@ -236,6 +258,18 @@ def _check_counts(result, placements, case):
     assert result.d2h_bytes_by_purpose["ids"] == ids
 
 
+def _check_residency(result, placements, case):
+    """What a pass promotes and evicts holds in it, or from the next on if in the background."""
+    resident = case.policy(case.known).initial(case.known)
+    for placement in placements:
+        before, resident = resident, resident.copy()
+        for row, decision in zip(resident, placement.decisions, strict=True):
+            row[list(decision.evict)] = False
+            row[list(decision.promote)] = True
+        serving = before if result.promotion == "background" else resident
+        assert np.array_equal(placement.resident, serving)
+
+
 def _check_clock(result, placements):
     """Nothing overlaps on a resource; time adds up; nobody works longer than the run takes."""
     check(result.records)
@@ -249,6 +283,88 @@ def _check_clock(result, placements):
         least = 1e-12 * result.seconds  # a record's length loses digits late in a run
         assert busy == pytest.approx(result.busy[resource] * result.seconds, rel=1e-9, abs=least)
         assert busy <= result.seconds * (1 + 1e-12)
+
+
+def _check_critical_path(result):
+    """The path takes the makespan, and where it is the only one the accounts tell the same."""
+    path = critical_path(result.records)
+    assert sum(path_seconds(path).values()) == pytest.approx(result.seconds, rel=1e-9)
+    only = only_path(result.records)
+    if only is None:
+        return
+    assert path_seconds(only) == same_seconds(path_seconds(path), result)
+    if result.promotion == "blocking":
+        assert _accounted(only) == same_seconds(
+            {
+                (resource, name): share * result.seconds
+                for resource, shares in result.critical.items()
+                for name, share in shares.items()
+            },
+            result,
+        )
+
+
+def same_seconds(seconds, result):
+    """Return what compares equal to seconds that are the same to rounding."""
+    return pytest.approx(seconds, rel=1e-9, abs=1e-9 * result.seconds)
+
+
+def only_path(records):
+    """Return the critical path followed back from the end, None where it is not the only one."""
+    near = 4 * resolution_s(records)
+    rows = sorted(records, key=lambda row: row.end_s)
+    ends_s = [row.end_s for row in rows]
+    path, start_s = [], ends_s[-1]
+    while start_s > near:
+        together = rows[bisect_left(ends_s, start_s - near) : bisect_right(ends_s, start_s + near)]
+        if len(together) != 1 or together[0].end_s - together[0].start_s <= 2 * near:
+            return None
+        path.append(together[0])
+        start_s = together[0].start_s
+    return tuple(reversed(path))
+
+
+def _accounted(path):
+    """Return the seconds of a path by resource and operation, as a run's accounts name them."""
+    seconds = {}
+    for (resource, name), value in path_seconds(path).items():
+        key = (resource, _ACCOUNTS.get(name, name))
+        seconds[key] = seconds.get(key, 0.0) + value
+    return seconds
+
+
+_ACCOUNTS = {
+    "promote": "expert copies",
+    "stream": "expert copies",
+    "write back": "write backs",
+    "experts gpu": "experts",
+    "expert gpu": "experts",
+    "experts cpu": "experts",
+    "expert cpu": "experts",
+}
+
+
+def _check_publication(result, placements, case):
+    """An expert promoted in the background is in before the GPU next computes it."""
+    landed, starts = {}, {}
+    for row in result.records:
+        place = (row.request, row.block, row.step, row.layer)
+        if operation_of(row.label) == "promote":
+            landed[place, int(row.label.split()[1])] = row.end_s
+        elif operation_of(row.label) in {"experts gpu", "expert gpu"}:
+            starts[place, row.label if row.label.startswith("expert ") else ""] = row.start_s
+    arriving = {}
+    for placement in placements:
+        pass_ = placement.pass_
+        for index, decision in enumerate(placement.decisions):
+            layer = case.spec.first_k_dense_replace + index
+            place = (pass_.request, pass_.block, pass_.step, layer)
+            for expert in np.flatnonzero(placement.gpu_tokens[index]).tolist():
+                start_s = starts.get((place, ""), starts.get((place, f"expert {expert} gpu")))
+                if start_s is not None and (index, expert) in arriving:
+                    assert arriving[index, expert] <= start_s * (1 + 1e-12)
+            for expert in decision.promote:
+                arriving[index, expert] = landed.get((place, expert), 0.0)
 
 
 def _check_causality(result, placements, case):

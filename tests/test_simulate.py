@@ -10,13 +10,22 @@ from pathlib import Path
 import numpy as np
 import pytest
 import simpy
-from builders import FakeLatency, assert_same_run, case_of, check_run, small_spec, steps_trace
+from builders import (
+    FakeLatency,
+    abilities,
+    assert_same_run,
+    case_of,
+    check_run,
+    small_spec,
+    steps_trace,
+    timeline,
+)
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from strategies import traces
 from strategies_hardware import profiles
 
-from tidesim.engines import TIDE_REFERENCE, TIDESIM
+from tidesim.engines import TIDE_REFERENCE, TIDESIM, Promotion
 from tidesim.errors import CapacityError, SettingError
 from tidesim.hardware import load_profile
 from tidesim.latency import Contention, Duplex, Latency
@@ -30,12 +39,9 @@ from tidesim.simulate.operations import Place, single
 from tidesim.trace.passes import Kind, Pass, RequestInfo, Trace, TraceMeta, Window
 
 A100 = load_profile("a100-40gb-pcie4-xeon48")
+PAGEABLE = replace(TIDESIM, pinned=False)
 NO_CONTENTION = Contention(cpu_factor=1.0, h2d_factor=1.0, d2h_factor=1.0)
 HALVES = Contention(cpu_factor=0.5, h2d_factor=0.5, d2h_factor=0.5)
-
-
-def timeline(result):
-    return [(row.resource, row.start_s, row.end_s, row.label) for row in result.records]
 
 
 def test_timeline_of_a_layer_with_a_hit_a_miss_and_a_promotion():
@@ -229,28 +235,32 @@ def test_one_layer_takes_what_a_hand_formula_says(machine, counts, budget):
 
 
 @st.composite
-def cases(draw):
+def cases(draw, *, promotions=tuple(Promotion)):
     trace = draw(traces())
     model = trace.meta.model
-    engine = draw(st.sampled_from([TIDESIM, TIDE_REFERENCE]))
+    engine = draw(st.sampled_from([TIDESIM, TIDE_REFERENCE, PAGEABLE]))
     if draw(st.booleans()):
-        engine = replace(engine, window=Window.BLOCK, **{draw(st.sampled_from(_FLAGS)): True})
+        engine = replace(engine, **{draw(st.sampled_from(_FLAGS)): True})
     engine = replace(engine, window=Window.BLOCK)  # a drawn trace may lack a commit pass
+    able = [(name, own) for name, own in abilities(engine) if own in promotions]
+    policy, promotion = draw(st.sampled_from(able))
     return case_of(
         trace,
-        policy=draw(st.sampled_from(sorted(POLICIES))),
+        policy=policy,
         budget=draw(st.integers(model.num_experts_per_tok, model.num_experts)),
         interval=draw(st.integers(1, 4)),
         engine=engine,
         latency=Latency(draw(profiles()), model, engine=engine.name),
         popularity=popularity(trace) + 1,
+        promotion=promotion,
+        batch=draw(st.integers(1, 3)),
     )
 
 
 _FLAGS = ("pinned", "write_back", "looped", "overlap")
 
 
-@settings(max_examples=60)
+@settings(max_examples=100)
 @given(cases())
 def test_every_run_keeps_the_invariants(case):
     result = check_run(case)
@@ -259,8 +269,9 @@ def test_every_run_keeps_the_invariants(case):
 
 
 @settings(max_examples=30)
-@given(cases())
+@given(cases(promotions=(Promotion.BLOCKING,)))
 def test_contention_never_makes_a_run_faster(case):
+    """In the background it may: a copy that ends later lets a result pass the next copy."""
     keys = ("contention.cpu_factor", "contention.h2d_factor", "contention.d2h_factor")
     duplex = ("link.h2d_duplex_factor", "link.d2h_duplex_factor")
     freed = case.latency.profile.with_overrides(dict.fromkeys(keys + duplex, 1.0))
@@ -356,27 +367,31 @@ def test_a_lane_with_two_slots_serves_two_at_a_time(env, log):
     assert log == [("b", 1), ("c", 3), ("a", 4), ("d", 5)]
 
 
-def mini_trace(*, blocks=2, generated=0, flags=False):
-    """Return a request that routes 32 tokens as LLaDA2.0-mini does, nearly the same every step."""
+def mini_trace(*, blocks=2, generated=0, flags=False, requests=1):
+    """Return requests that route 32 tokens as LLaDA2.0-mini does, nearly the same every step."""
     spec, rng, tokens = MODELS["llada2.0-mini"], np.random.default_rng(3), 32
     shape = (blocks, spec.moe_layers, tokens, spec.num_experts)
     order = np.argsort(rng.random(shape), axis=-1).astype(np.uint16)
     passes = [
         Pass(
-            request=0,
+            request=request,
             block=block,
             step=step,
             kind=Kind.DENOISE if step < 3 else Kind.COMMIT,
             tokens=tokens,
             context=block * tokens,
             committed=np.arange(tokens) % 4 == step if flags else None,
-            experts=order[block, ..., step : step + 8],
+            experts=order[block, ..., step + request : step + request + 8],
         )
+        for request in range(requests)
         for block in range(blocks)
         for step in range(4)
     ]
-    info = RequestInfo(request=0, prompt_tokens=0, generated_tokens=generated)
-    return Trace(TraceMeta(model=spec, provenance="synthetic", requests=(info,)), passes)
+    infos = tuple(
+        RequestInfo(request=request, prompt_tokens=0, generated_tokens=generated)
+        for request in range(requests)
+    )
+    return Trace(TraceMeta(model=spec, provenance="synthetic", requests=infos), passes)
 
 
 @pytest.mark.parametrize(
@@ -519,13 +534,14 @@ def test_a_budget_too_large_names_the_largest_that_fits():
 
 SCRIPT = """
 import hashlib, json
-from test_simulate import A100, POLICIES, mini_trace, simulate
-for policy in POLICIES:
-    trace = mini_trace(blocks=1)
-    run = dict(policy=policy, budget=64, interval=2, popularity_from=trace, keep_records=True)
-    result = simulate(trace, A100, **run)
-    rows = json.dumps([result.to_json(), list(result.records), result.pass_s.tolist()])
-    print(policy, hashlib.sha256(rows.encode()).hexdigest())
+from test_simulate import A100, TIDESIM, abilities, mini_trace, simulate
+for policy, promotion in abilities(TIDESIM):
+    for batch in (1, 2):
+        trace = mini_trace(blocks=1, requests=batch)
+        common = dict(budget=64, interval=2, popularity_from=trace, keep_records=True)
+        result = simulate(trace, A100, policy=policy, promotion=promotion, batch=batch, **common)
+        rows = [result.to_json(), list(result.records), result.counters, result.pass_s.tolist()]
+        print(policy, promotion, batch, hashlib.sha256(json.dumps(rows).encode()).hexdigest())
 """
 
 
@@ -544,4 +560,4 @@ def test_two_processes_give_the_same_bytes():
     ]
 
     assert outputs[0] == outputs[1]
-    assert len(outputs[0].splitlines()) == len(POLICIES)
+    assert len(outputs[0].splitlines()) == 2 * len(abilities(TIDESIM)) > 2 * len(POLICIES)

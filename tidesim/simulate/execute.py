@@ -1,6 +1,7 @@
 """How engines execute one pass: which operations go to which lane, and what waits for what."""
 
 from collections.abc import Generator, Iterable, Iterator, Sequence
+from functools import lru_cache
 from operator import attrgetter
 from typing import Any, NamedTuple
 
@@ -12,7 +13,7 @@ from tidesim.placement import PassPlacement
 from tidesim.records import Counter, Resource
 from tidesim.simulate.lanes import Job, Lane, SharedLane
 from tidesim.simulate.operations import Operation, Part, Place, operation, single, unnamed
-from tidesim.simulate.prices import PassPrices, Prices
+from tidesim.simulate.prices import SIZES, PassPrices, Prices
 
 Steps = Generator[simpy.Event, Any, None]
 
@@ -57,6 +58,12 @@ class Machine:
     lanes : dict of Lane by Resource
     counters : list of Counter or None
         Where to add the bytes queued for the link, as they change.
+
+    Attributes
+    ----------
+    ahead_s : float
+        Seconds that are booked beyond the clock: while nobody can slow an operation its end is
+        known at once, so that one event does for all until somebody can.
     """
 
     def __init__(
@@ -71,6 +78,7 @@ class Machine:
         self._shared = [lane for lane in lanes.values() if isinstance(lane, SharedLane)]
         self._counters = counters
         self._queued_bytes = 0
+        self.ahead_s = 0.0
 
     @property
     def quiet(self) -> bool:
@@ -92,22 +100,25 @@ class Machine:
         return job
 
     def alone(self, steps: Iterable[Step], place: Place) -> simpy.Event:
-        """Run operations that follow one another on idle lanes where nobody can slow them.
-
-        Their ends are known at once, so that one event does for all.
-        """
-        return self.env.timeout(self.serve(steps, place)[-1])
+        """Run operations that follow one another on idle lanes where nobody can slow them."""
+        self.ahead_s = self.serve(steps, place)[-1]
+        return self.catch_up()
 
     def serve(self, steps: Iterable[Step], place: Place) -> list[float]:
-        """Book operations one after another from now on; return their ends, counted from now."""
-        lanes, start_s = self._lanes, self.env.now
-        seconds, end_s, ends_s = 0.0, start_s, []
+        """Book operations one after another from `ahead_s` on; return their ends on its scale."""
+        lanes, start_s, seconds = self._lanes, self.env.now, self.ahead_s
+        end_s, ends_s = start_s + seconds, []
         for resource, each in steps:
             seconds += each.seconds
             before_s, end_s = end_s, start_s + seconds
             lanes[resource].book(each, place, before_s, end_s)
             ends_s.append(seconds)
         return ends_s
+
+    def catch_up(self) -> simpy.Event:
+        """Let the clock go on to the end of what is booked."""
+        seconds, self.ahead_s = self.ahead_s, 0.0
+        return self.env.timeout(seconds)
 
     def queue_bytes(self, num_bytes: int, job: Job | None) -> None:
         """Count bytes as queued for the link until a job has copied them."""
@@ -226,33 +237,28 @@ class Overlapped:
         self._machine, self._prices, self._names = machine, prices, names
         self._promotion = promotion
         self._under_way: dict[int, dict[int, Job]] = {}  # by layer, by expert
-        self._known: dict[int, tuple[PassPrices, list[tuple[tuple[Step, ...], Step]]]] = {}
+        self._fixed = lru_cache(maxsize=SIZES)(self._fixed_steps)
 
     def run(self, work: PassWork) -> Steps:
         """Run one pass."""
         machine, prices, place = self._machine, work.prices, work.place
         for layer, (steps, shared) in zip(work.layers, self._fixed(prices), strict=True):
             if machine.quiet:
-                yield machine.alone(steps, place)
+                machine.ahead_s = machine.serve(steps, place)[-1]
             else:
                 yield from self._beside_promotions(steps, place)
             yield from self._layer(layer, work, shared)
         tail, sync = (Resource.GPU, prices.tail), (Resource.HOST, self._prices.sync)
         yield machine.alone((tail, sync), place)
 
-    def _fixed(self, prices: PassPrices) -> list[tuple[tuple[Step, ...], Step]]:
-        """Return what leads to every layer's experts and its shared experts; made only once."""
-        if id(prices) not in self._known:
-            operations = zip(
-                prices.fronts, prices.ids, self._prices.host, prices.shared, strict=True
-            )
-            resources = (Resource.GPU, Resource.D2H, Resource.HOST)
-            steps = [
-                (tuple(zip(resources, lead, strict=True)), (Resource.GPU, shared))
-                for *lead, shared in operations
-            ]
-            self._known[id(prices)] = prices, steps
-        return self._known[id(prices)][1]
+    def _fixed_steps(self, prices: PassPrices) -> list[tuple[tuple[Step, ...], Step]]:
+        """Return what leads to every layer's experts, and its shared experts."""
+        operations = zip(prices.fronts, prices.ids, self._prices.host, prices.shared, strict=True)
+        resources = (Resource.GPU, Resource.D2H, Resource.HOST)
+        return [
+            (tuple(zip(resources, lead, strict=True)), (Resource.GPU, shared))
+            for *lead, shared in operations
+        ]
 
     def _beside_promotions(self, steps: tuple[Step, ...], place: Place) -> Steps:
         """Run what leads to a layer's experts while earlier promotions use the link."""
@@ -275,12 +281,25 @@ class Overlapped:
         experts = (Resource.GPU, self._names.gpu_experts(layer, work.placement))
         misses = self._names.misses(layer, work.placement)
         if machine.quiet and not (layer.copies or layer.background or layer.write_backs):
-            gpu_end_s = machine.serve((shared, experts), work.place)[-1]
-            ends_s = machine.serve(misses, work.place) if misses else _NO_MISSES
-            self._note(layer, gpu_end_s, ends_s)
-            yield machine.env.timeout(max(gpu_end_s, ends_s[-1]))
+            self._undisturbed(layer, work, (shared, experts), misses)
         else:
+            if machine.ahead_s:
+                yield machine.catch_up()
             yield from self._beside_copies(layer, work, (shared, experts), misses)
+
+    def _undisturbed(
+        self, layer: LayerWork, work: PassWork, own: tuple[Step, Step], misses: tuple[Step, ...]
+    ) -> None:
+        """Book a layer's experts where nothing else runs."""
+        machine, placed_s = self._machine, self._machine.ahead_s
+        gpu_end_s = end_s = machine.serve(own, work.place)[-1]
+        ends_s = _NO_MISSES
+        if misses:
+            sent_s, served_s, returned_s = machine.serve(misses, work.place)
+            ends_s = (sent_s - placed_s, served_s - placed_s, returned_s - placed_s)
+            end_s = max(gpu_end_s, returned_s)
+        self._note(layer, gpu_end_s - placed_s, ends_s)
+        machine.ahead_s = end_s
 
     def _beside_copies(
         self, layer: LayerWork, work: PassWork, own: tuple[Step, Step], misses: tuple[Step, ...]
@@ -380,6 +399,8 @@ class Pageable(Overlapped):
 
     def _layer(self, layer: LayerWork, work: PassWork, shared: Step) -> Steps:
         machine, names, placement = self._machine, self._names, work.placement
+        if machine.ahead_s:
+            yield machine.catch_up()
         placed_s = machine.env.now
         misses = names.misses(layer, placement)
         beside = machine.start((shared,), work.place)

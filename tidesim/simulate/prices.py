@@ -13,6 +13,7 @@ from tidesim.simulate.operations import IDS, Critical, Operation, Part, operatio
 from tidesim.trace.passes import Kind, WindowedPass
 
 ID_BYTES = 2  # expert ids travel as uint16
+SIZES = 1024  # sizes of passes whose prices are kept
 
 
 def hidden_bytes(spec: ModelSpec, rows: int) -> int:
@@ -25,7 +26,7 @@ def ids_bytes(spec: ModelSpec, tokens: int) -> int:
     return tokens * spec.num_experts_per_tok * ID_BYTES
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class PassPrices:
     """Operations of a pass that do not depend on placement.
 
@@ -94,7 +95,7 @@ class Prices:
             for layer in self.layers
         )
         self.sync = single("sync", latency.sync_s, -1)
-        self._of_size = lru_cache(maxsize=1024)(self._price)
+        self._of_size = lru_cache(maxsize=SIZES)(self._price)
 
     def of_pass(self, pass_: WindowedPass) -> PassPrices:
         """Return the prices of a pass, whatever its placement."""
