@@ -162,7 +162,7 @@ def test_blocks_of_unequal_length_in_step_by_hand():
         (0, -1, 0, "prefill", 1),
         (0, 1, 0, "denoise", 2),
         (0, 1, 1, "denoise", 2),
-        (1, 1, 2, "denoise", 1),
+        (0, 1, 2, "denoise", 1),  # of request 1 alone, under the name of the first with this block
         (0, 1, 3, "commit", 2),
         (0, 2, 0, "denoise", 1),
         (2, 1, 0, "denoise", 1),

@@ -49,20 +49,18 @@ def _blocks(passes: list[WindowedPass]) -> list[list[WindowedPass]]:
 
 def _in_step(blocks: list[list[WindowedPass]]) -> Iterator[WindowedPass]:
     """Yield the passes of one block of every request, denoise passes first."""
+    first, step = next(block[0] for block in blocks if block), 0
     for kind in (Kind.DENOISE, Kind.COMMIT):
         mine = ([pass_ for pass_ in block if pass_.kind is kind] for block in blocks)
         for together in zip_longest(*mine):
-            yield _sum([pass_ for pass_ in together if pass_ is not None], like=blocks)
-
-
-def _sum(passes: list[WindowedPass], *, like: list[list[WindowedPass]]) -> WindowedPass:
-    first = next(block[0] for block in like if block)
-    return replace(
-        first,
-        kind=passes[0].kind,
-        step=max(pass_.step for pass_ in passes),
-        tokens=sum(pass_.tokens for pass_ in passes),
-        context=sum(pass_.context for pass_ in passes),
-        counts=sum((pass_.counts for pass_ in passes[1:]), passes[0].counts),
-        requests=len(passes),
-    )
+            passes = [pass_ for pass_ in together if pass_ is not None]
+            yield replace(
+                first,
+                kind=kind,
+                step=step,
+                tokens=sum(pass_.tokens for pass_ in passes),
+                context=sum(pass_.context for pass_ in passes),
+                counts=sum((pass_.counts for pass_ in passes[1:]), passes[0].counts),
+                requests=len(passes),
+            )
+            step += kind is Kind.DENOISE
