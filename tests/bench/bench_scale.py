@@ -39,7 +39,8 @@ def cost(method, path):
 def test_time_is_in_proportion_to_passes_and_memory_is_bounded(method, paths, measured):
     """Predictions before it ran: fast 60 us a pass, des 150 us; 250 MB for a million passes.
 
-    A pass costs the same however many come before it, and leaves one float and one flag behind.
+    Found: fast 74 us, des 140 us; 170 MB and 200 MB. A pass costs the same however many come before
+    it, and leaves one float and one flag behind.
     """
     costs = {n: cost(method, path) for n, path in paths.items()}
 

@@ -94,7 +94,8 @@ def tide():
 def test_layer_passes_per_bare_cycle(tide, measured):
     """Predictions before it ran: des 0.4, fast 8; with records des 0.1; background 0.2 and 0.5.
 
-    With placement both fall to what replay and chunking leave: des 0.25, fast 0.8.
+    With placement both fall to what replay and chunking leave: des 0.25, fast 0.8. Found: des 0.28,
+    fast 7.4; with records 0.06; background 0.06 and 0.27; with placement 0.11 and 0.18.
     """
     placed, background = Placed(tide), Placed(mini_case(policy="previous-step"))
 
@@ -123,7 +124,10 @@ def test_layer_passes_per_bare_cycle(tide, measured):
 
 
 def test_passes_per_second(tide, measured):
-    """Prediction before it ran: des 10,000 placed passes a second, fast 200,000."""
+    """Prediction before it ran: des 10,000 placed passes a second, fast 200,000.
+
+    Found: 15,000 and 430,000.
+    """
     placed = Placed(tide)
     each_s = {
         "passes_per_s": median(seconds_each(placed.by(des.time_passes)) for _ in range(ROUNDS)),
