@@ -1,16 +1,20 @@
 """Capturing traces: every pass is recorded exactly as it ran."""
 
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
+from builders import case_of
 from safetensors import safe_open
 
+from tidesim.engines import TIDE_REFERENCE
 from tidesim.errors import OutputError
 from tidesim.runtime.capture import capture
 from tidesim.runtime.checkpoint import checkpoint_digest, load_model
 from tidesim.runtime.decode import DecodeSettings
 from tidesim.runtime.prompts import Prompt
+from tidesim.simulate import run
 from tidesim.trace.io import check_trace, load_trace
 from tidesim.trace.passes import Kind, Window
 from tidesim.trace.windows import windowed
@@ -40,6 +44,37 @@ def test_captured_trace_rebuilds_the_published_full_window_counts(golden, tmp_pa
     counts = np.stack([p.counts for p in windowed(trace, Window.FULL)])
 
     assert np.array_equal(golden["generate.window_counts"], counts)
+
+
+@pytest.mark.parametrize("window", list(Window))
+def test_from_the_captured_trace_alone_the_reference_engine_places_as_published(
+    golden, tmp_path, window
+):
+    """Refreshes, promotions, demotions, tokens on either side and residents, in every run of it."""
+    capture_golden(golden, tmp_path / "t.parquet", window)
+    trace = load_trace(tmp_path / "t.parquet").only([1])
+    runs = sorted({name.rpartition(".")[0] for name in golden if name.startswith("offload.")})
+
+    assert len(runs) > 1
+    for name in runs:
+        budget, interval = (int(part) for part in re.findall(r"\d+", name))
+        case = case_of(trace, engine=TIDE_REFERENCE, budget=budget, interval=interval)
+        placed = list(case.placed())
+        decisions = [one.decisions for one in placed]
+        counted = {
+            "refresh": [any(each.refresh for each in row) for row in decisions],
+            "promotions": [[len(each.promote) for each in row] for row in decisions],
+            "demotions": [[len(each.evict) for each in row] for row in decisions],
+            "gpu_tokens": [one.gpu_tokens.sum(axis=1) for one in placed],
+            "cpu_tokens": [one.cpu_tokens.sum(axis=1) for one in placed],
+            "resident": [one.resident for one in placed],
+        }
+        for what, numbers in counted.items():
+            assert np.array_equal(golden[f"{name}.{what}"], numbers), f"{name}.{what}"
+        result = run(case)
+        assert result.promotions == golden[f"{name}.promotions"].sum()
+        assert result.hits == golden[f"{name}.gpu_tokens"].sum()
+        assert result.misses == golden[f"{name}.cpu_tokens"].sum()
 
 
 def test_captured_trace_keeps_the_experts_of_every_position(golden, tmp_path):
