@@ -220,11 +220,36 @@ def test_schedule_is_refused_at_other_sizes_and_beside_other_choices(ok, refused
     assert "leave those options out" in refused(*command, "--engine", "tidesim")
     assert "leave those options out" in refused(*command, "--interval", 0)
 
+
+def test_some_requests_of_a_split_are_simulated_alone(ok, refused):
+    command = ("simulate", TRACE, "--hardware", MACHINE, "--policy", "all-cpu", "--no-gains")
+    numbers = [info.request for info in load_trace(TRACE).split("heldout").meta.requests]
+
+    alone = [ok(*command, "--requests", number)["passes"] for number in numbers[:2]]
+    together = ok(*command, "--requests", f"{numbers[0]},{numbers[1]}")["passes"]
+
+    assert together == sum(alone)
+    assert "the heldout requests are" in refused(*command, "--requests", 999)
+
+
+def test_schedule_whose_layers_differ_is_obeyed_layer_by_layer(ok, tmp_path):
+    schedule = tmp_path / "S.json"
+    solve = ("solve", TRACE, "--hardware", MACHINE, "--budget", 16, "--out", schedule)
+    ok(*solve, "--sizes", "llada2.0-mini")
     plan = json.loads(schedule.read_text())
     assert plan["trace"]["name"] == TRACE
-    plan["layers"][0]["budget"] = 32
+    plan |= {"interval": None, "promotion": "background"}
+    plan["layers"][0] = {"budget": 32, "refresh_steps": [0, 3, 4]}
+    plan["layers"][1] = {"budget": 8, "refresh_steps": []}
     schedule.write_text(json.dumps(plan))
-    assert "cannot be simulated yet" in refused(*command, "--sizes", "llada2.0-mini")
+
+    answer = ok(
+        "simulate", TRACE, "--hardware", MACHINE, "--schedule", schedule,
+        "--sizes", "llada2.0-mini", "--no-gains",
+    )  # fmt: skip
+
+    assert answer["budgets"] == [32, 8, 16, 16]
+    assert (answer["promotion"], answer["interval"]) == ("background", None)
 
 
 def test_compare_holds_every_policy_the_schedule_and_the_bounds(ok):

@@ -132,7 +132,7 @@ def test_equal_schedules_are_equal_bytes_and_budgets_are_by_layer(tmp_path):
         ("steps", 10**30, "steps is 10+ but must be at most 32768"),
         ("layers", [], "layers is .* but must not be empty"),
         ("layers", [{"budget": 4, "refresh_steps": [0, 2]}], "holds 1 layers, not moe_layers = 2"),
-        ("promotion", "background", "promotion is 'background' but must be 'blocking'"),
+        ("promotion", "later", "promotion is 'later' but must be 'blocking' or 'background'"),
         ("trace.sha256", "xyz", "trace.sha256 is 'xyz' but must be a SHA-256 digest"),
         ("solver.objective_s", float("nan"), "objective_s is nan but must be finite"),
         ("solver.gap", -0.1, "solver.gap is -0.1 but must be at least 0"),

@@ -113,7 +113,8 @@ class Schedule(Strict):
     settings : dict
         The policy's own settings.
     promotion : str
-        ``blocking``: promoted experts serve the very pass that promotes them.
+        ``blocking``: promoted experts serve the very pass that promotes them. ``background``: they
+        serve from the next pass on.
     steps : int
         T: denoise steps of the longest training block.
     interval : int or None
@@ -136,7 +137,7 @@ class Schedule(Strict):
     engine: _Text
     policy: _Text
     settings: dict[str, str | int | float | bool | None]
-    promotion: Literal["blocking"]
+    promotion: Literal["blocking", "background"]
     steps: _Steps
     interval: _Steps | None = None
     layers: Annotated[tuple[LayerSchedule, ...], Field(strict=False, min_length=1)]

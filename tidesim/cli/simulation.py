@@ -34,6 +34,7 @@ from tidesim.errors import SettingError
 from tidesim.hardware import HardwareProfile
 from tidesim.model_spec import ModelSpec
 from tidesim.optimize import splits
+from tidesim.policies.scheduled import follow
 from tidesim.schedule import Schedule, check_schedule, load_schedule
 from tidesim.simulate import derivatives, get_method, prepare, run, sized_spec
 from tidesim.timeline import save_timeline
@@ -104,6 +105,10 @@ def simulate(
     ] = True,
     sizes: Sizes = None,
     split: SplitOption = None,
+    only: Annotated[
+        str | None,
+        typer.Option("--requests", metavar="N,…", help="Of these requests only, by number."),
+    ] = None,
     set_: Overrides = None,
     json: Json = False,
 ) -> None:
@@ -117,6 +122,7 @@ def simulate(
         check_writable(timeline)
     whole, profile = read_trace(trace), read_profile(hardware, set_)
     requests, split_name = choose_split(whole, split)
+    requests = _only(requests, integers(only, "--requests"), split_name)
     model_sizes = read_sizes(sizes)
     settings: dict[str, Any] = {
         "policy": policy,
@@ -157,6 +163,20 @@ def simulate(
     _print_result(f"{trace} ({split_name} requests) on {result.hardware}", answer)
 
 
+def _only(trace: Trace, numbers: tuple[int, ...] | None, split: str) -> Trace:
+    """Return some requests of a split, or all of them."""
+    if numbers is None:
+        return trace
+    there = [info.request for info in trace.meta.requests]
+    for wanted in numbers:
+        if wanted not in there:
+            raise SettingError(
+                f"--requests {wanted}: the {split} requests are {', '.join(map(str, there))}; "
+                "choose among them, or another --split"
+            )
+    return trace.only(numbers)
+
+
 def _from_schedule(
     path: Path, trace: Trace, profile: HardwareProfile, *, sizes: ModelSpec | None, force: bool
 ) -> dict[str, Any]:
@@ -165,15 +185,10 @@ def _from_schedule(
     check_schedule(
         plan, trace, profile, sizes=sized_spec(model, sizes) if sizes else model, forced=force
     )
-    if plan.interval is None or len(set(plan.budgets)) > 1:
-        raise SettingError(
-            f"{path}: layers differ in budget or refresh steps, which cannot be simulated yet; "
-            "solve with --formulation uniform"
-        )
     return {
-        "policy": plan.policy,
+        "policy": follow(plan),
         "interval": plan.interval,
-        "budget": plan.budgets[0],
+        "budget": max(plan.budgets),
         "memory_bytes": None,
         "engine": plan.engine,
         "promotion": plan.promotion,
