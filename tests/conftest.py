@@ -1,7 +1,11 @@
+import json
 import os
+import sys
 
 import pytest
 from hypothesis import settings
+
+from tidesim import cli
 
 # The models here are small: one thread computes them as fast as many, and where other work runs
 # on the machine, many wait for each other. Set before anything imports torch; commands that the
@@ -23,3 +27,45 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     if not torch.cuda.is_available():
         for item in marked:
             item.add_marker(pytest.mark.skip(reason="needs an NVIDIA GPU"))
+
+
+@pytest.fixture
+def tidesim(monkeypatch, capsys):
+    """Run a command line in this process; return (status, stdout, stderr)."""
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["tidesim", *map(str, arguments)])
+        with pytest.raises(SystemExit) as stopped:
+            cli.main()
+        captured = capsys.readouterr()
+        return stopped.value.code or 0, captured.out, captured.err
+
+    return run
+
+
+@pytest.fixture
+def ok(tidesim):
+    """Run a command with --json that must work; return its answer."""
+
+    def run(*arguments):
+        status, out, err = tidesim(*arguments, "--json")
+        assert status == 0, err
+        return json.loads(out)
+
+    return run
+
+
+@pytest.fixture
+def refused(tidesim):
+    """Run a command that must be refused in one sentence; return the sentence."""
+
+    def run(*arguments):
+        status, out, err = tidesim(*arguments)
+        assert status == 2
+        assert out == ""
+        assert "Traceback" not in err
+        assert err.startswith("tidesim: ")
+        assert len(err.strip().splitlines()) == 1
+        return err
+
+    return run

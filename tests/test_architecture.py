@@ -29,6 +29,7 @@ TIERS: tuple[set[str], ...] = (
     {"policies"},
     {"timeline", "critical_path"},
     {"placement", "records"},
+    {"schedule_export"},
     {"engines", "latency", "memory", "schedule"},
     {"hardware", "trace"},
     {"hardware_schema", "model_spec"},

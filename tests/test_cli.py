@@ -2,62 +2,18 @@
 
 import json
 import os
-import sys
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from tidesim import cli
 from tidesim.resources import data_dir, find
 from tidesim.trace.io import load_trace, save_trace
 from tidesim.trace.passes import Kind, Trace
 
 GOLDEN = Path(__file__).parent / "golden" / "llada2-a"
 TRACE, MACHINE = "tide-tiny-mixed", "a100-40gb-pcie4-xeon48"
-
-
-@pytest.fixture
-def tidesim(monkeypatch, capsys):
-    """Run a command line in this process; return (status, stdout, stderr)."""
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["tidesim", *map(str, arguments)])
-        with pytest.raises(SystemExit) as stopped:
-            cli.main()
-        captured = capsys.readouterr()
-        return stopped.value.code or 0, captured.out, captured.err
-
-    return run
-
-
-@pytest.fixture
-def ok(tidesim):
-    """Run a command with --json that must work; return its answer."""
-
-    def run(*arguments):
-        status, out, err = tidesim(*arguments, "--json")
-        assert status == 0, err
-        return json.loads(out)
-
-    return run
-
-
-@pytest.fixture
-def refused(tidesim):
-    """Run a command that must be refused in one sentence; return the sentence."""
-
-    def run(*arguments):
-        status, out, err = tidesim(*arguments)
-        assert status == 2
-        assert out == ""
-        assert "Traceback" not in err
-        assert err.startswith("tidesim: ")
-        assert len(err.strip().splitlines()) == 1
-        return err
-
-    return run
 
 
 def test_version_and_help_work(tidesim):

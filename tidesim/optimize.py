@@ -23,6 +23,7 @@ from tidesim.engines import Engine
 from tidesim.errors import CapacityError, SettingError
 from tidesim.hardware import HardwareProfile, describe
 from tidesim.model_spec import ModelSpec
+from tidesim.policies.scheduled import Scheduled
 from tidesim.schedule import (
     VERSION,
     LayerSchedule,
@@ -87,7 +88,9 @@ class Optimised:
         return {
             "status": str(solution.status),
             "interval": solution.interval,
-            "budget": solution.budget[0],
+            "budget": solution.budget[0] if len(set(solution.budget)) == 1 else None,
+            "budgets": list(solution.budget),
+            "refresh_steps": [list(steps) for steps in solution.refresh_steps],
             "objective_s": solution.objective_s,
             "bound_s": solution.bound_s,
             "gap": solution.gap,
@@ -109,9 +112,9 @@ class Optimised:
 
     @property
     def unfilled(self) -> float:
-        """Share of refreshes at the chosen budget that find fewer active experts than slots."""
-        option = np.flatnonzero(self.costs.budgets == self.solution.budget[0])[0]
-        return float(self.costs.unfilled[option])
+        """Share of refreshes at the chosen budgets that find fewer active experts than slots."""
+        options = np.searchsorted(self.costs.budgets, self.solution.budget)
+        return float(self.costs.unfilled[options].mean())
 
 
 def optimize(
@@ -168,12 +171,11 @@ def optimize(
         prepare,
         whole,
         profile,
-        policy="tide",
         engine=engine,
         sizes=sizes,
         popularity_from=training,
     )
-    case = make_case(interval=1, budget=budget, memory_bytes=memory_bytes)
+    case = make_case(policy="tide", interval=1, budget=budget, memory_bytes=memory_bytes)
     learning = replace(case, trace=training)
     costs = arc_costs(learning, _budget_options(case, memory_bytes, formulation))
     try:
@@ -181,7 +183,8 @@ def optimize(
         solution = _solve(problem, formulation, backend, time_limit_s=time_limit_s, gap=gap)
     except SolverError as error:
         raise SettingError(str(error)) from error
-    final = make_case(interval=solution.interval, budget=solution.budget[0])
+    policy = partial(Scheduled, layers=_layers(solution))
+    final = make_case(policy=policy, interval=solution.interval, budget=max(solution.budget))
     origin = Source(name=trace_name, sha256=whole.sha256, provenance=whole.meta.provenance)
     machine = _machine(profile)
     return _hand_over(final, solution, costs, parts=(training, heldout), sources=(origin, machine))

@@ -9,7 +9,7 @@ import sys
 import typer
 
 import tidesim
-from tidesim.cli import decoding, demo, hardware, report, simulation, solving, trace
+from tidesim.cli import decoding, demo, hardware, report, schedule, simulation, solving, trace
 from tidesim.errors import TidesimError
 
 app = typer.Typer(
@@ -24,6 +24,7 @@ for module in (demo, decoding, simulation, solving, report):
     module.register(app)
 app.add_typer(trace.app, name="trace")
 app.add_typer(hardware.app, name="hardware")
+app.add_typer(schedule.app, name="schedule")
 
 
 def _print_version(value: bool) -> None:
