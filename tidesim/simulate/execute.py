@@ -106,13 +106,17 @@ class Machine:
 
     def serve(self, steps: Iterable[Step], place: Place) -> list[float]:
         """Book operations one after another from `ahead_s` on; return their ends on its scale."""
-        lanes, start_s, seconds = self._lanes, self.env.now, self.ahead_s
+        lanes, recorded = self._lanes, self._counters is not None
+        start_s, seconds = self.env.now, self.ahead_s
         end_s, ends_s = start_s + seconds, []
         for resource, each in steps:
+            lane = lanes[resource]
+            lane.busy_s += each.seconds
             seconds += each.seconds
-            before_s, end_s = end_s, start_s + seconds
-            lanes[resource].book(each, place, before_s, end_s)
             ends_s.append(seconds)
+            if recorded:
+                before_s, end_s = end_s, start_s + seconds
+                lane.record(each, place, start_s=before_s, end_s=end_s)
         return ends_s
 
     def catch_up(self) -> simpy.Event:

@@ -29,6 +29,8 @@ class Job:
     place : Place
     done : simpy.Event
         Fires when the last operation has ended.
+    operation : Operation
+        The one in progress.
     ends_s : list of float
         When each operation ended.
     background : bool
@@ -36,8 +38,8 @@ class Job:
     """
 
     __slots__ = (
-        *("background", "done", "ends_s", "left_s", "marks", "place", "since_s", "stages"),
-        "timer",
+        *("background", "done", "ends_s", "left_s", "marks", "operation", "place"),
+        *("since_s", "stages", "timer"),
     )
 
     def __init__(
@@ -49,6 +51,7 @@ class Job:
         background: bool = False,
     ) -> None:
         self.stages = stages
+        self.operation = stages[0][1]
         self.place = place
         self.done = simpy.Event(env)
         self.ends_s: list[float] = []
@@ -59,16 +62,12 @@ class Job:
         self.marks: list[tuple[float, float]] = []
         self.timer: simpy.Event | None = None
 
-    @property
-    def operation(self) -> Operation:
-        """The operation in progress."""
-        return self.stages[len(self.ends_s)][1]
-
     def advance(self, now: float) -> None:
         """Go to the lane of the next operation, or be done."""
         self.ends_s.append(now)
         if len(self.ends_s) < len(self.stages):
-            self.stages[len(self.ends_s)][0].enter(self)
+            lane, self.operation = self.stages[len(self.ends_s)]
+            lane.enter(self)
         else:
             self.done.succeed()
 
@@ -106,11 +105,9 @@ class Lane(ABC):
     def idle(self) -> bool:
         """Whether nothing runs and nothing waits."""
 
-    def book(self, operation: Operation, place: Place, start_s: float, end_s: float) -> None:
-        """Serve an operation at times that are known: the lane is idle and nobody slows it."""
-        self.busy_s += operation.seconds
-        if self._records is not None:
-            self._record(operation, place, [(start_s, 0.0), (end_s, operation.seconds)])
+    def record(self, operation: Operation, place: Place, *, start_s: float, end_s: float) -> None:
+        """Keep a record per part of an operation that ran at full rate."""
+        self._record(operation, place, [(start_s, 0.0), (end_s, operation.seconds)])
 
     def _record(self, operation: Operation, place: Place, marks: list[tuple[float, float]]) -> None:
         """Keep a record per part; `marks` are (clock, work done), the rate constant between."""
@@ -143,7 +140,8 @@ class SteadyLane(Lane):
         now, seconds = self._env.now, job.operation.seconds
         start_s = max(now, self._free_s)
         self._free_s = start_s + seconds
-        self.book(job.operation, job.place, start_s, self._free_s)
+        self.busy_s += seconds
+        self.record(job.operation, job.place, start_s=start_s, end_s=self._free_s)
         timer = self._env.timeout(seconds if start_s == now else self._free_s - now)
         timer.callbacks.append(lambda _: job.advance(self._env.now))
 
