@@ -115,6 +115,20 @@ def test_memory_instead_of_a_budget_gives_each_policy_what_fits():
     assert slots["static-frequency"] == slots["mixtral-offload"] == 16
 
 
+def test_memory_limits_what_full_knowledge_may_hold_too():
+    """The gap that is closed is one between policies of as many slots."""
+    trace = fixed_trace()
+    memory = compare(trace, A100, budget=2, sizes=MINI).solved.schedule.memory_bytes
+
+    by_memory, by_budget = (
+        {row.policy: row.hit_rate for row in compare(trace, A100, sizes=MINI, **room).rows}
+        for room in ({"memory_bytes": memory}, {"budget": 2})
+    )
+
+    assert by_memory["full-knowledge"] == by_budget["full-knowledge"] < 1
+    assert by_memory["all-gpu"] == 1
+
+
 @pytest.mark.parametrize("intervals", [(0,), (2, 2)])
 def test_wrong_intervals_are_refused(intervals):
     with pytest.raises(SettingError, match="interval"):

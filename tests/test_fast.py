@@ -14,6 +14,8 @@ from tidesim.errors import SettingError
 from tidesim.latency import Contention, Duplex, Latency
 from tidesim.placement import popularity
 from tidesim.policies import POLICIES
+from tidesim.policies.base import PolicyBase
+from tidesim.policies.tide import busiest, refresh_to
 from tidesim.simulate import run
 from tidesim.simulate.chunks import chunked
 from tidesim.simulate.fast import run_fast, time_passes
@@ -101,3 +103,27 @@ def test_a_trace_without_denoise_passes_is_refused():
 
     with pytest.raises(SettingError, match="no denoise pass"):
         run_fast(case_of(empty))
+
+
+class HalfFree(PolicyBase):
+    """Promote every miss in the background, in the second layer for free."""
+
+    name = "half-free"
+    promotions = (Promotion.BACKGROUND,)
+
+    def decide(self, view):
+        decision = refresh_to(busiest(view.counts, view.budget), view)
+        return replace(decision, free=view.layer == 1)
+
+
+def test_copies_that_cost_nothing_use_no_link_beside_those_that_do():
+    """Two promotions of the first layer are under way while the second decides for free."""
+    spec = small_spec(num_hidden_layers=2, num_experts=4)
+    counts = [[[0, 0, 2, 1]] * 2, [[2, 1, 0, 0]] * 2, [[0, 0, 1, 2]] * 2, [[1, 2, 0, 0]] * 2]
+    latency = FakeLatency(expert_copy=100.0)
+    case = case_of(steps_trace(spec, counts), policy=HalfFree, budget=2, latency=latency)
+
+    fast, des = run_fast(case), run(case)
+
+    assert_same_run(fast, des)
+    assert fast.promotions == 8

@@ -337,8 +337,8 @@ RATES = {
 }
 
 
-def curved() -> HardwareProfile:
-    data = machine({"copy_call_s": 1.0, "cpu_expert_call_s": 1.0}, **RATES).model_dump(
+def curved(**values: float) -> HardwareProfile:
+    data = machine({"copy_call_s": 1.0, "cpu_expert_call_s": 1.0}, **RATES, **values).model_dump(
         by_alias=True, exclude_none=True
     )
     return HardwareProfile.from_dict(data | {"curves": CURVES})
@@ -353,6 +353,20 @@ def test_a_curve_counts_at_and_between_its_points() -> None:
     assert latency.attention_s(32, 50) == pytest.approx(2e-4)
     assert latency.cpu_experts_s(np.array([1, 3])) == pytest.approx(1.0 + 3e-3)
     assert latency.basis("gpu_experts", 2, 30) is Basis.CURVE
+
+
+def test_a_batch_takes_less_attention_than_the_curve_says_of_one_request() -> None:
+    """Curves are measured with one request, whose tokens attend to all keys."""
+    slow = {"gpu__flops_bf16": 1e13}
+    measured = Latency(curved(**slow), MINI, engine="hand")
+    formula = Latency(machine(**RATES, **slow), MINI, engine="hand")
+
+    one, two = (measured.attention_s(32, 100, requests=requests) for requests in (1, 2))
+
+    alone_s, apart_s = (formula.attention_s(32, 100, requests=requests) for requests in (1, 2))
+    assert one == pytest.approx(3e-4)
+    assert two == pytest.approx(3e-4 * apart_s / alone_s)
+    assert two < one
 
 
 def test_beyond_a_curve_its_nearest_point_is_scaled_by_the_formula() -> None:

@@ -14,7 +14,7 @@ from tidesim.engines import TIDESIM, Promotion
 from tidesim.errors import SettingError
 from tidesim.placement import Setup, replay
 from tidesim.policies import make_policy
-from tidesim.trace.passes import Trace, Window
+from tidesim.trace.passes import Kind, Pass, RequestInfo, Trace, TraceMeta, Window
 from tidesim.trace.windows import windowed
 
 BLOCKING, BACKGROUND = Promotion
@@ -258,6 +258,25 @@ def test_belady_looks_no_further_than_the_request():
     for trace, promoted in ((apart, ()), (together, (2,))):
         placed = place(trace, "belady", budget=2, promotion=BACKGROUND)
         assert placed[0].decisions[0].promote == promoted
+
+
+def test_belady_looks_ahead_to_the_end_of_a_batch():
+    """The first request's prefill and only block do not hide what the second still decodes."""
+    spec, block = small_spec(num_experts=4), {"kind": Kind.DENOISE, "tokens": 3, "context": 0}
+    rows = [
+        Pass(request=request, block=number, step=0, **block, histogram=np.array([use], np.uint32))
+        for request, number, use in (
+            (0, 0, [0, 0, 3, 0]), (1, 0, [0, 0, 0, 3]), (1, 1, [0, 0, 3, 0]),
+            (2, 0, [0, 0, 0, 3]), (3, 0, [0, 0, 0, 3]),
+        )
+    ]  # fmt: skip
+    infos = tuple(RequestInfo(request=n, prompt_tokens=0, generated_tokens=0) for n in range(4))
+    trace = Trace(TraceMeta(model=spec, provenance="synthetic", requests=infos), rows)
+    case = case_of(trace, policy="belady", budget=1, promotion=BACKGROUND, batch=2)
+
+    promoted = [one.decisions[0].promote for one in case.placed()]
+
+    assert promoted == [(2,), (), ()]  # 3 is needed again, but by the next batch
 
 
 @pytest.mark.parametrize("name", ["lru", "lfu", "mixtral-offload-lru", "belady"])

@@ -561,3 +561,11 @@ def test_two_processes_give_the_same_bytes():
 
     assert outputs[0] == outputs[1]
     assert len(outputs[0].splitlines()) == 2 * len(abilities(TIDESIM)) > 2 * len(POLICIES)
+
+
+def test_a_batch_of_more_requests_than_there_are_is_refused():
+    trace, common = mini_trace(blocks=1, requests=2), {"policy": "all-gpu"}
+
+    assert prepare(trace, A100, **common, batch=2).batch == 2
+    with pytest.raises(SettingError, match="batch is 3 but only 2 of the trace's requests"):
+        prepare(trace, A100, **common, batch=3)

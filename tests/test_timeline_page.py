@@ -263,6 +263,17 @@ def test_report_refuses_what_is_no_range(report, steps):
     assert f"--steps {steps}: not a range of steps" in err
 
 
+def test_report_refuses_to_write_over_the_timeline(report, tmp_path):
+    file = tmp_path / "r.html"  # where the page would go
+    file.write_text("kept")
+
+    status, out, err = report(file=file)
+
+    assert (status, out) == (2, "")
+    assert "is the timeline itself" in err
+    assert file.read_text() == "kept"
+
+
 def test_report_refuses_other_files_and_leaves_no_page(report, tmp_path):
     other = tmp_path / "other.json"
     other.write_text('{"format": "tidesim-schedule"}')

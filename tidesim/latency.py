@@ -10,7 +10,6 @@ counts; outside its grid its nearest point is scaled by the formula.
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
-from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -238,10 +237,14 @@ class Latency:
     def attention_s(self, tokens: int, context: int, *, requests: int = 1) -> float:
         """Time one layer's attention over `context` cached tokens and `tokens` new ones.
 
-        Both are sums over the requests of the pass.
+        Both are sums over the requests of the pass. Curves are measured with one; the formula says
+        how much less several take, of which each attends to its own tokens.
         """
-        formula = partial(_attention_s, requests=requests)
-        return float(self._calibrated("attention", formula, tokens, context))
+        seconds = float(self._calibrated("attention", _attention_s, tokens, context))
+        if requests == 1:
+            return seconds
+        apart_s = _attention_s(self, tokens, context, requests=requests)
+        return seconds * apart_s / _attention_s(self, tokens, context)
 
     def dense_mlp_s(self, tokens: int) -> float:
         """Time the MLP of a dense layer."""
@@ -399,7 +402,7 @@ class Latency:
         return table.seconds_at(inside) * formula(self, *point) / formula(self._baseline, *inside)
 
 
-def _attention_s(latency: Latency, tokens: int, context: int, *, requests: int) -> float:
+def _attention_s(latency: Latency, tokens: int, context: int, *, requests: int = 1) -> float:
     return latency._gpu_s(attention_work(latency.spec, tokens, context, requests=requests))
 
 

@@ -52,6 +52,8 @@ def report(
     from tidesim.report.timeline_page import write_timeline_page  # noqa: PLC0415 (imports plotly)
 
     wanted = _steps(steps)
+    if out.resolve() == file.resolve():
+        raise SettingError(f"--out {out} is the timeline itself; name another file for the page")
     check_writable(out)
     timeline = load_timeline(file)
     chosen = extract(timeline, str(file), request=request, block=block, steps=wanted)

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from dataclasses import replace
-from itertools import groupby
 
 import numpy as np
 
@@ -24,7 +23,7 @@ class Belady(Cache):
     from the first pass it can serve: under blocking promotion that is this very pass, so every
     miss that finds room is inserted; in the background it is the next, so many are not. Of two
     needed in the same pass the one with more tokens then counts as sooner. It looks ahead to the
-    end of the request: what comes later counts as never needed.
+    end of the request, or of the batch: what comes later counts as never needed.
 
     Within one request, from equal residents and slots, counting pairs of a pass and an expert,
     not tokens (for those `FullKnowledge` is the limit):
@@ -73,21 +72,34 @@ class Belady(Cache):
 
 
 def when_due(passes: Iterator[WindowedPass]) -> Iterator[tuple[Place, IntArray]]:
-    """Yield for every pass when later passes of its request need each expert.
+    """Yield for every pass when later passes of its request, or batch, need each expert.
 
-    Holds one request at a time.
+    Holds one request, or batch, at a time.
 
     Yields
     ------
     place : tuple
     [L, E] int64
-        `PASS` times the next pass that uses the expert, counted from the request's first, less its
+        `PASS` times the next pass that uses the expert, counted from the first held, less its
         tokens there; `NEVER` where none does.
     """
-    for _, group in groupby(passes, key=lambda pass_: pass_.request):
-        held = list(group)
+    for held in _together(passes):
         found = np.full((len(held), *held[0].counts.shape), NEVER, dtype=np.int64)
         for index in range(len(held) - 1, 0, -1):
             counts = held[index].counts
             found[index - 1] = np.where(counts > 0, PASS * index - counts, found[index])
         yield from ((place_of(one), needed) for one, needed in zip(held, found, strict=True))
+
+
+def _together(passes: Iterator[WindowedPass]) -> Iterator[list[WindowedPass]]:
+    """Yield the passes of a request, or of requests decoded in step, as long as blocks follow."""
+    held: list[WindowedPass] = []
+    for pass_ in passes:
+        if held and held[-1].request != pass_.request:
+            before = held[-1].generated_block
+            if 0 <= before >= pass_.generated_block:  # blocks start anew
+                yield held
+                held = []
+        held.append(pass_)
+    if held:
+        yield held

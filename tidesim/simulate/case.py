@@ -127,6 +127,11 @@ def prepare(
     _check_settings(trace.meta.model, budget, memory_bytes, interval=interval)
     if batch < 1:
         raise SettingError(f"batch is {batch} but must be at least 1 request")
+    if batch > len(trace.meta.requests):
+        raise SettingError(
+            f"batch is {batch} but only {len(trace.meta.requests)} of the trace's requests are "
+            "simulated; use at most as many"
+        )
     engine = get_engine(engine) if isinstance(engine, str) else engine
     spec = sized_spec(trace.meta.model, sizes)
     latency = Latency(profile, spec, engine=engine.name)
@@ -210,7 +215,10 @@ class _Fit:
         self, profile: HardwareProfile, budget: int | None, memory_bytes: int | None
     ) -> Setup:
         """Return the setup with the budget asked for, or the largest that fits."""
-        if self.make(self.setup).is_bound:
+        policy = self.make(self.setup)
+        if policy.is_bound:
+            if policy.knows_future and memory_bytes is not None:  # a limit on what fits there
+                return self.at(self.largest(memory_bytes))
             return self.at(budget or self.spec.num_experts)
         _check_host(profile, self.spec)
         there = int(profile.value("gpu.memory_bytes"))

@@ -283,7 +283,8 @@ class _Carried:
     ) -> None:
         number, index = where
         used = chunk.placements[number].gpu_tokens[index]
-        promoted = chunk.placements[number].decisions[index].promote
+        decision = chunk.placements[number].decisions[index]
+        promoted = () if decision.free else decision.promote
         due = (copy for copy in self.backlog.queue if copy.layer == index and used[copy.expert])
         layer = Layer(
             shared=float(work.shared[where]),
