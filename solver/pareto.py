@@ -48,6 +48,8 @@ def best_options(
         left = (layers - 1 - layer) * budgets[0]  # at least, for the layers to come
         limit = layers * budgets[-1] if slots is None else slots - left
         kept = _undominated(_extended(kept, best, layer, budgets=budgets, limit=limit))
+        if slots is None:
+            kept = kept[-1:]  # nothing couples the layers: the best of the first stays the best
     return _options(kept[-1]) if kept else None
 
 
