@@ -75,8 +75,8 @@ def run(model: pulp.LpProblem, limits: Limits, *, backend: Backend) -> Ending:
             runner(model, limits, folder)
         except (pulp.PulpSolverError, OSError) as error:
             raise BackendError(
-                f"{backend.upper()} could not run ({error}): reinstall PuLP, and check that the temporary "
-                "folder can be written."
+                f"{backend.upper()} could not run ({error}): reinstall PuLP and highspy, and check "
+                "that the temporary folder can be written."
             ) from error
     if model.sol_status not in _ENDINGS:
         outcome = pulp.LpSolution.get(model.sol_status, model.sol_status)
@@ -103,4 +103,9 @@ def _run_cbc(model: pulp.LpProblem, limits: Limits, folder: str) -> None:
     model.solve(cbc)
 
 
-_RUNNERS = {Backend.CBC: _run_cbc}
+def _run_highs(model: pulp.LpProblem, limits: Limits, _: str) -> None:
+    highs = pulp.HiGHS(msg=False, timeLimit=limits.time_limit_s, gapRel=limits.gap, threads=1)
+    model.solve(highs)  # in this process, without files
+
+
+_RUNNERS = {Backend.CBC: _run_cbc, Backend.HIGHS: _run_highs}

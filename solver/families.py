@@ -5,6 +5,7 @@ Names and letters are those of FORMULATION.md. A *row* is a set of layers that s
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+from typing import TypeVar
 
 import pulp
 
@@ -13,7 +14,10 @@ from solver.problem import FloatArray
 
 ArcKey = tuple[int, int, int, int]
 ArcVariables = dict[ArcKey, pulp.LpVariable]
-Chosen = Sequence[Sequence[pulp.LpAffineExpression]]  # y[row][option]
+IntervalKey = tuple[int, int, int]  # row, interval, option
+Chosen = Sequence[Sequence[pulp.LpAffineExpression | pulp.LpVariable]]  # y[row][option]
+
+Key = TypeVar("Key", bound=tuple[int, ...])
 
 
 def arc_variables(
@@ -28,20 +32,34 @@ def arc_variables(
     }
 
 
+def option_variables(
+    model: pulp.LpProblem, *, rows: int, options: int
+) -> list[list[pulp.LpVariable]]:
+    """Create y[r][k] in {0, 1}: row r has option k."""
+    return [
+        [model.add_variable(f"y_{row}_{option}", cat=pulp.LpBinary) for option in range(options)]
+        for row in range(rows)
+    ]
+
+
 def objective(
-    model: pulp.LpProblem, z: ArcVariables, *, row_cost_s: FloatArray, unit_s: float
+    model: pulp.LpProblem,
+    taken: Mapping[Key, pulp.LpVariable],
+    *,
+    cost_s: FloatArray,
+    unit_s: float,
 ) -> None:
-    """Minimise the time of the arcs taken, counted in ``unit_s`` to suit solver tolerances.
+    """Minimise the time of what is taken, counted in ``unit_s`` to suit solver tolerances.
 
-    ``row_cost_s`` has shape [R, K, T, T + 1].
+    ``taken`` is keyed by the indices of ``cost_s``: arcs [R, K, T, T + 1] or options [R, K].
     """
-    costs = row_cost_s / unit_s
-    model.setObjective(pulp.LpAffineExpression([(z[key], float(costs[key])) for key in z]))
+    costs = cost_s / unit_s
+    model.setObjective(pulp.LpAffineExpression([(taken[key], float(costs[key])) for key in taken]))
 
 
-def choose_one(model: pulp.LpProblem, choices: Iterable[pulp.LpVariable]) -> None:
-    """Take exactly one of ``choices``."""
-    model.addConstraint(pulp.lpSum(choices) == 1, "choose_one")
+def choose_one(model: pulp.LpProblem, choices: Iterable[pulp.LpVariable], *, row: int) -> None:
+    """Take exactly one of the ``choices`` of a row."""
+    model.addConstraint(pulp.lpSum(choices) == 1, f"choose_one_{row}")
 
 
 def budget(model: pulp.LpProblem, z: ArcVariables, *, chosen: Chosen) -> None:
@@ -72,12 +90,12 @@ def link(
     model: pulp.LpProblem,
     z: ArcVariables,
     *,
-    choices: Mapping[tuple[int, int], pulp.LpVariable],
+    choices: Mapping[IntervalKey, pulp.LpVariable],
     users: Mapping[Arc, Sequence[int]],
 ) -> None:
-    """Open an arc only where the chosen (interval, option) walks it."""
+    """Open an arc only where the interval and option chosen for its row walk it."""
     for (row, option, start, end), variable in z.items():
-        walkers = pulp.lpSum(choices[interval, option] for interval in users[start, end])
+        walkers = pulp.lpSum(choices[row, interval, option] for interval in users[start, end])
         model.addConstraint(variable <= walkers, f"link_{row}_{option}_{start}_{end}")
 
 

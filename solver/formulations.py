@@ -8,6 +8,7 @@ from typing import TypeVar
 
 from solver.backends import Limits
 from solver.closed_form import solve_closed_form
+from solver.layers import solve_free, solve_layered
 from solver.problem import Problem, ProblemError
 from solver.solution import Backend, Formulation, Solution
 from solver.uniform import solve_uniform
@@ -21,6 +22,10 @@ _SOLVERS: dict[Formulation, Callable[[Problem, Limits, Backend], Solution]] = {
     Formulation.UNIFORM: lambda problem, limits, backend: solve_uniform(
         problem, limits, backend=backend
     ),
+    Formulation.LAYERED: lambda problem, limits, backend: solve_layered(
+        problem, limits, backend=backend
+    ),
+    Formulation.FREE: lambda problem, limits, backend: solve_free(problem, limits, backend=backend),
 }
 
 
@@ -44,7 +49,8 @@ def solve(
         Program that solves the integer model, single-threaded, so that equal inputs give equal
         answers. ``closed-form`` is arithmetic and ignores it.
     time_limit_s
-        Wall seconds the backend may take, above 0; building the model comes on top.
+        Wall seconds the backend may take, above 0; building the model, and listing choices to
+        check it by, come on top.
     gap
         Relative gap at which the backend may stop, in [0, 1).
 

@@ -1,5 +1,6 @@
 """Uniform intervals: their refresh steps, arcs, costs, and which of equals to prefer."""
 
+from collections.abc import Iterable
 from itertools import pairwise
 
 import numpy as np
@@ -32,7 +33,7 @@ def users_of_arcs(steps: int) -> dict[Arc, tuple[int, ...]]:
 
 
 def interval_costs_s(arc_cost_s: FloatArray) -> FloatArray:
-    """Sum the arcs of every interval.
+    """Sum the arcs of every interval, all layers together.
 
     Parameters
     ----------
@@ -44,13 +45,35 @@ def interval_costs_s(arc_cost_s: FloatArray) -> FloatArray:
     FloatArray
         Seconds per block, shape [T, K]: row τ - 1 is interval τ, summed over layers.
     """
+    return layer_costs_s(arc_cost_s.sum(axis=0, keepdims=True))[:, 0]
+
+
+def layer_costs_s(arc_cost_s: FloatArray) -> FloatArray:
+    """Sum the arcs of every interval, each layer for itself.
+
+    Parameters
+    ----------
+    arc_cost_s
+        Seconds per block, shape [L, K, T, T + 1].
+
+    Returns
+    -------
+    FloatArray
+        Seconds per block, shape [T, L, K]: row τ - 1 is interval τ.
+    """
     steps = arc_cost_s.shape[2]
-    summed = arc_cost_s.sum(axis=0)  # [K, T, T + 1]
     rows = []
     for interval in range(1, steps + 1):
         start, end = zip(*arcs_of(steps, interval), strict=True)
-        rows.append(summed[:, start, end].sum(axis=1))
+        rows.append(arc_cost_s[:, :, start, end].sum(axis=2))
     return np.stack(rows)
+
+
+def common_interval(steps: int, refreshes: Iterable[tuple[int, ...]]) -> int | None:
+    """Return the one interval whose refresh steps all of these are; None if there is none."""
+    first, *others = dict.fromkeys(refreshes)
+    interval = first[1] if len(first) > 1 else steps
+    return interval if not others and first == refresh_steps(steps, interval) else None
 
 
 def preferred(costs_s: FloatArray) -> tuple[int, int]:

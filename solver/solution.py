@@ -9,12 +9,15 @@ class Formulation(StrEnum):
 
     CLOSED_FORM = "closed-form"  # the paper's Eq. 7 over one interval
     UNIFORM = "uniform"  # one interval and one budget for all layers, costs from the trace
+    LAYERED = "layered"  # an interval and a budget for each layer
+    FREE = "free"  # any refresh steps and a budget for each layer
 
 
 class Backend(StrEnum):
     """Program that solves the integer model."""
 
     CBC = "cbc"  # bundled with PuLP
+    HIGHS = "highs"  # the highspy package
 
 
 class Status(StrEnum):
@@ -50,11 +53,13 @@ class Solution:
     refresh_steps
         Per layer, ascending, 0 first; empty when infeasible.
     interval
-        τ where the answer is uniform; T means once per block, at its start.
+        τ where all layers refresh at its multiples, None otherwise; T means once per block, at
+        its start.
     variables, constraints
         Size of the integer model; 0 where none was built.
     cost_by_interval_s
-        Objective of each interval 1..T at the chosen budget.
+        Objective of each interval 1..T at the chosen budget; empty for ``layered`` and ``free``,
+        which have no one interval.
     message
         One sentence; an infeasible problem's names the smallest memory that would do.
     """

@@ -17,7 +17,7 @@ from solver.solution import Backend, Formulation, Solution, Status, infeasible, 
 #: Accuracy expected of a backend, relative to the unit its objective is counted in.
 BACKEND_ACCURACY = 1e-5
 
-Choices = dict[tuple[int, int], pulp.LpVariable]
+Choices = dict[families.IntervalKey, pulp.LpVariable]
 
 
 def solve_uniform(problem: Problem, limits: Limits, *, backend: Backend) -> Solution:
@@ -38,7 +38,7 @@ def solve_uniform(problem: Problem, limits: Limits, *, backend: Backend) -> Solu
     _check(ending, choices, fitting_s=fitting_s, gap=limits.gap, unit_s=unit_s)
     size = {"variables": model.numVariables(), "constraints": model.numConstraints()}
     if not np.isfinite(fitting_s).any():
-        return infeasible(Formulation.UNIFORM, backend, message=_does_not_fit(problem), **size)
+        return infeasible(Formulation.UNIFORM, backend, message=does_not_fit(problem), **size)
     interval, option = preferred(fitting_s)
     objective_s = problem.fixed_s + float(costs_s[interval - 1, option])
     bound_s = problem.fixed_s + float(fitting_s.min())
@@ -65,23 +65,23 @@ def build_uniform(problem: Problem, *, unit_s: float = 1.0) -> tuple[pulp.LpProb
     Returns
     -------
     tuple
-        The model and its binaries w[τ, k], keyed (interval, option).
+        The model and its binaries w[τ, k], keyed (row 0, interval, option).
     """
     steps, options = problem.steps, problem.budgets.size
     model = pulp.LpProblem("uniform", pulp.LpMinimize)
     choices = {
-        (interval, option): model.add_variable(f"w_{interval}_{option}", cat=pulp.LpBinary)
+        (0, interval, option): model.add_variable(f"w_{interval}_{option}", cat=pulp.LpBinary)
         for interval in range(1, steps + 1)
         for option in range(options)
     }
     chosen = [
-        [pulp.lpSum(choices[t, k] for t in range(1, steps + 1)) for k in range(options)]
+        [pulp.lpSum(choices[0, t, k] for t in range(1, steps + 1)) for k in range(options)]
     ]  # y[row][option], one row
     users = users_of_arcs(steps)
     z = families.arc_variables(model, users, rows=1, options=options)
     row_cost_s = problem.arc_cost_s.sum(axis=0, keepdims=True)
-    families.objective(model, z, row_cost_s=row_cost_s, unit_s=unit_s)
-    families.choose_one(model, choices.values())
+    families.objective(model, z, cost_s=row_cost_s, unit_s=unit_s)
+    families.choose_one(model, choices.values(), row=0)
     families.budget(model, z, chosen=chosen)
     families.flow(model, z)
     families.link(model, z, choices=choices, users=users)
@@ -121,7 +121,7 @@ def _check(
     if ending is not Ending.PROVED:
         return
     taken = [key for key, chosen in choices.items() if chosen.value() > 0.5]
-    found_s = max((float(fitting_s[t - 1, k]) for t, k in taken), default=np.inf)
+    found_s = max((float(fitting_s[t - 1, k]) for _, t, k in taken), default=np.inf)
     if found_s == np.inf or found_s > best_s / (1 - gap) + BACKEND_ACCURACY * unit_s:
         raise BackendError(
             f"The backend proved {found_s:g} s, but a listed choice takes {best_s:g} s: report this."
@@ -137,7 +137,8 @@ def _message(ending: Ending, limits: Limits, backend: Backend) -> str:
     )
 
 
-def _does_not_fit(problem: Problem) -> str:
+def does_not_fit(problem: Problem) -> str:
+    """Say what memory the smallest budgets need."""
     smallest = int(problem.budgets[0])
     return (
         f"The smallest budget, {smallest} slots in each of {problem.layers} layers, needs "

@@ -1,0 +1,477 @@
+"""`layered` and `free` against enumeration, shortest paths, the arc models and each other."""
+
+import dataclasses
+import re
+from itertools import chain, combinations, product
+
+import networkx as nx
+import numpy as np
+import pulp
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from solver import Backend, BackendError, Formulation, Problem, Status, refresh_steps, solve
+from solver.arc_model import build_free, build_layered
+from solver.backends import Ending, Limits, run
+from solver.layers import build_options
+
+seconds = st.floats(0.0, 10.0, allow_subnormal=False) | st.integers(0, 3).map(float)
+few = settings(max_examples=30, deadline=None)
+both = pytest.mark.parametrize("formulation", [Formulation.LAYERED, Formulation.FREE])
+sometimes = st.booleans()
+
+
+@st.composite
+def problems(draw, *, limited=sometimes):
+    """Problems of up to 3 layers, 3 budgets and 4 steps; memory, where limited, may be too small."""
+    layers, options = draw(st.integers(1, 3)), draw(st.integers(1, 3))
+    steps = draw(st.integers(1, 4))
+    budgets = draw(st.lists(st.integers(1, 9), min_size=options, max_size=options, unique=True))
+    shape = (layers, options, steps, steps + 1)
+    expert_bytes = draw(st.integers(1, 10**9))
+    slots = draw(st.integers(0, layers * max(budgets)))
+    return Problem(
+        steps=steps,
+        budgets=np.array(sorted(budgets)),
+        arc_cost_s=draw(hnp.arrays(np.float64, shape, elements=seconds)),
+        fixed_s=draw(seconds),
+        expert_bytes=expert_bytes,
+        memory_bytes=slots * expert_bytes if draw(limited) else None,
+    )
+
+
+def problem_of(cost_s, **changes):
+    """A problem of these arc costs with budgets 1..K and slots of one byte."""
+    _, options, steps, _ = cost_s.shape
+    budgets = np.arange(1, options + 1)
+    given_terms = {"steps": steps, "budgets": budgets, "arc_cost_s": cost_s, "expert_bytes": 1}
+    return Problem(**given_terms | changes)
+
+
+def subsets(steps):
+    """Every ascending choice of refresh steps, 0 first."""
+    inner = range(1, steps)
+    chosen = chain.from_iterable(combinations(inner, size) for size in range(steps))
+    return [(0, *steps) for steps in chosen]
+
+
+def searched(problem, formulation):
+    """Every schedule of one layer that the formulation allows."""
+    if formulation is Formulation.FREE:
+        return subsets(problem.steps)
+    return [refresh_steps(problem.steps, t) for t in range(1, problem.steps + 1)]
+
+
+def path_s(problem, layer, option, refreshes):
+    """Seconds per block of one layer's schedule."""
+    ends = (*refreshes[1:], problem.steps)
+    arcs = zip(refreshes, ends, strict=True)
+    return sum(float(problem.arc_cost_s[layer, option, i, j]) for i, j in arcs)
+
+
+def answer_s(problem, solution):
+    """Seconds per block of a solution, walked anew."""
+    budgets = problem.budgets.tolist()
+    return problem.fixed_s + sum(
+        path_s(problem, layer, budgets.index(budget), refreshes)
+        for layer, (budget, refreshes) in enumerate(
+            zip(solution.budget, solution.refresh_steps, strict=True)
+        )
+    )
+
+
+def enumerated_s(problem, formulation):
+    """The least seconds per block of every schedule and budget of every layer; None if none fits."""
+    layers, options = range(problem.layers), range(problem.budgets.size)
+    paths = searched(problem, formulation)
+    least_s = None
+    table = {(x, k, p): path_s(problem, x, k, p) for x in layers for k in options for p in paths}
+    for taken in product(options, repeat=problem.layers):
+        slots = sum(int(problem.budgets[option]) for option in taken)
+        if problem.memory_bytes is not None and slots * problem.expert_bytes > problem.memory_bytes:
+            continue
+        for walked in product(paths, repeat=problem.layers):
+            total_s = problem.fixed_s + sum(
+                table[key] for key in zip(layers, taken, walked, strict=True)
+            )
+            least_s = total_s if least_s is None else min(least_s, total_s)
+    return least_s
+
+
+def shortest_s(problem):
+    """Seconds per block if every layer takes its own shortest path at its own budget."""
+    total_s = problem.fixed_s
+    for layer in range(problem.layers):
+        graph = nx.DiGraph()
+        for option, start, end in np.ndindex(problem.arc_cost_s.shape[1:]):
+            if start < end:
+                tail = "start" if start == 0 else (option, start)
+                head = (option, end)
+                weight = float(problem.arc_cost_s[layer, option, start, end])
+                graph.add_edge(tail, head, weight=weight)
+                graph.add_edge((option, problem.steps), "end", weight=0.0)
+        total_s += nx.shortest_path_length(graph, "start", "end", weight="weight")
+    return total_s
+
+
+def arc_model_s(problem, formulation, backend=Backend.CBC):
+    """The optimum of the model over arcs; None if it has none."""
+    build = build_free if formulation is Formulation.FREE else build_layered
+    model, _ = build(problem)
+    ending = run(model, Limits(time_limit_s=60.0, gap=0.0), backend=backend)
+    if ending is Ending.INFEASIBLE:
+        return None
+    assert ending is Ending.PROVED
+    return problem.fixed_s + pulp.value(model.objective)
+
+
+def noise(layers=4, options=3, steps=8, *, seed=5, **changes):
+    """A problem with noise for costs."""
+    shape = (layers, options, steps, steps + 1)
+    return problem_of(np.random.default_rng(seed).random(shape), **changes)
+
+
+# optimality
+
+
+@both
+@few
+@given(problems())
+def test_the_answer_is_the_best_of_all_enumerated_schedules_and_budgets(formulation, problem):
+    solution = solve(problem, formulation=formulation, gap=0.0)
+    least_s = enumerated_s(problem, formulation)
+    if least_s is None:
+        assert solution.status is Status.INFEASIBLE
+        return
+
+    assert solution.status is Status.OPTIMAL
+    assert solution.objective_s == pytest.approx(least_s, rel=1e-9, abs=1e-12)
+    assert solution.objective_s == pytest.approx(answer_s(problem, solution), rel=1e-12)
+    assert solution.bound_s <= least_s * (1 + 1e-12)
+
+
+@both
+@few
+@given(problems())
+def test_the_model_over_arcs_has_the_same_optimum(formulation, problem):
+    solution = solve(problem, formulation=formulation)
+    expected = (
+        None if solution.objective_s is None else pytest.approx(solution.objective_s, abs=1e-5)
+    )
+
+    assert arc_model_s(problem, formulation) == expected
+
+
+@few
+@given(problems(limited=st.just(False)))
+def test_free_layers_without_memory_take_their_shortest_paths(problem):
+    solution = solve(problem, formulation="free")
+
+    assert solution.objective_s == pytest.approx(shortest_s(problem), rel=1e-9, abs=1e-12)
+
+
+@few
+@given(problems())
+def test_more_freedom_is_never_slower(problem):
+    free, layered, uniform = (solve(problem, formulation=f).objective_s
+                              for f in ("free", "layered", "uniform"))  # fmt: skip
+
+    if uniform is None:
+        assert free is layered is None
+    else:
+        assert free <= layered * (1 + 1e-10)
+        assert layered <= uniform * (1 + 1e-10)
+
+
+@both
+@few
+@given(problems())
+def test_both_backends_give_the_same_answer(formulation, problem):
+    cbc, highs = (solve(problem, formulation=formulation, backend=backend) for backend in Backend)
+
+    assert dataclasses.replace(highs, seconds=0.0, backend=cbc.backend, message="") == (
+        dataclasses.replace(cbc, seconds=0.0, message="")
+    )
+
+
+@few
+@given(problems())
+def test_both_backends_give_the_same_uniform_answer(problem):
+    cbc, highs = (solve(problem, formulation="uniform", backend=backend) for backend in Backend)
+
+    assert (highs.status, highs.interval, highs.budget) == (cbc.status, cbc.interval, cbc.budget)
+
+
+@few
+@given(problems())
+def test_both_backends_solve_the_model_over_arcs(problem):
+    cbc, highs = (arc_model_s(problem, Formulation.FREE, backend) for backend in Backend)
+
+    assert highs == (None if cbc is None else pytest.approx(cbc, abs=1e-5))
+
+
+@few
+@given(problems(limited=st.just(False)))
+def test_the_relaxation_over_all_arcs_without_memory_is_as_good_as_the_integer_model(problem):
+    model, _ = build_free(problem)
+    model.solve(pulp.HiGHS(msg=False, mip=False))
+
+    expected = solve(problem, formulation="free").objective_s - problem.fixed_s
+    assert pulp.value(model.objective) == pytest.approx(expected, abs=1e-5)
+
+
+# the shape of the answer
+
+
+@both
+@few
+@given(problems())
+def test_an_answer_names_every_layer_and_stays_within_memory(formulation, problem):
+    solution = solve(problem, formulation=formulation)
+    if solution.status is Status.INFEASIBLE:
+        return
+
+    allowed = searched(problem, formulation)
+    assert len(solution.budget) == len(solution.refresh_steps) == problem.layers
+    assert all(refreshes in allowed for refreshes in solution.refresh_steps)
+    assert set(solution.budget) <= set(problem.budgets.tolist())
+    if problem.memory_bytes is not None:
+        assert sum(solution.budget) * problem.expert_bytes <= problem.memory_bytes
+    same = {refresh_steps(problem.steps, solution.interval or 1)} == set(solution.refresh_steps)
+    assert same or solution.interval is None
+    assert solution.cost_by_interval_s == ()
+
+
+@both
+@few
+@given(problems(), st.integers(-20, 20))
+def test_counting_time_in_another_unit_changes_no_choice(formulation, problem, exponent):
+    scaled = dataclasses.replace(problem, arc_cost_s=problem.arc_cost_s * 2.0**exponent)
+    plain, other = (solve(p, formulation=formulation) for p in (problem, scaled))
+
+    assert (other.refresh_steps, other.budget) == (plain.refresh_steps, plain.budget)
+
+
+@both
+def test_equal_inputs_give_equal_outputs(formulation):
+    first, second = (solve(noise(memory_bytes=7), formulation=formulation) for _ in range(2))
+
+    assert dataclasses.replace(first, seconds=0.0) == dataclasses.replace(second, seconds=0.0)
+
+
+@both
+@pytest.mark.parametrize("backend", Backend)
+@pytest.mark.parametrize("memory_bytes", [None, 8])
+def test_arcs_of_no_cost_are_a_tie(formulation, backend, memory_bytes):
+    problem = problem_of(np.zeros((3, 3, 4, 5)), memory_bytes=memory_bytes)
+    solution = solve(problem, formulation=formulation, backend=backend)
+
+    assert (solution.refresh_steps, solution.budget) == (((0,),) * 3, (1, 1, 1))
+    assert (solution.interval, solution.objective_s, solution.gap) == (4, 0.0, 0.0)
+
+
+@both
+def test_arcs_as_costly_as_they_are_long_are_a_tie(formulation):
+    start, end = np.indices((10, 11))
+    cost_s = np.broadcast_to(np.abs(end - start) * 0.1, (2, 2, 10, 11))
+    solution = solve(problem_of(cost_s), formulation=formulation)
+
+    assert (solution.interval, solution.budget) == (10, (1, 1))
+
+
+def test_of_tied_budgets_fewer_refreshes_win_over_fewer_slots():
+    cost_s = np.ones((1, 2, 2, 3))
+    cost_s[0, 0, 0, 2] = 9.0  # the small budget ties only with a refresh
+    cost_s[0, 1, 0, 2] = 2.0
+    solution = solve(problem_of(cost_s), formulation="free")
+
+    assert (solution.budget, solution.refresh_steps) == ((2,), ((0,),))
+
+
+def test_layers_that_differ_have_no_common_interval():
+    cost_s = np.ones((2, 1, 3, 4))
+    cost_s[1, 0, 0, 3] = 9.0
+    solution = solve(problem_of(cost_s), formulation="layered")
+
+    assert solution.refresh_steps == ((0,), (0, 2))
+    assert solution.interval is None
+
+
+def test_free_steps_need_not_be_multiples():
+    cost_s = np.full((1, 1, 4, 5), 9.0)
+    cost_s[0, 0, [0, 1], [1, 4]] = 1.0
+    solution = solve(problem_of(cost_s), formulation="free")
+
+    assert (solution.refresh_steps, solution.interval) == (((0, 1),), None)
+    assert solution.objective_s == 2.0
+
+
+@both
+def test_one_step_one_layer_one_budget_refreshes_at_the_block_start(formulation):
+    solution = solve(problem_of(np.full((1, 1, 1, 2), 3.0), fixed_s=2.0), formulation=formulation)
+
+    assert (solution.interval, solution.refresh_steps, solution.budget) == (1, ((0,),), (1,))
+    assert (solution.objective_s, solution.bound_s, solution.gap) == (5.0, 5.0, 0.0)
+
+
+@both
+@pytest.mark.parametrize("backend", Backend)
+def test_one_step_or_one_layer_or_one_budget_is_no_special_case(formulation, backend):
+    for shape in product((1, 2), (1, 2), (1, 3)):
+        problem = noise(*shape)
+        solution = solve(problem, formulation=formulation, backend=backend, gap=0.0)
+
+        assert solution.objective_s == pytest.approx(enumerated_s(problem, formulation))
+
+
+# memory
+
+
+@both
+@pytest.mark.parametrize("backend", Backend)
+def test_memory_exactly_enough_is_enough(formulation, backend):
+    cost_s = np.ones((3, 2, 2, 3))
+    cost_s[:, 0] = [[[9.0]], [[8.0]], [[5.0]]]  # the last layer suffers least at one slot
+    tight = problem_of(cost_s, memory_bytes=5)
+    solution = solve(tight, formulation=formulation, backend=backend)
+
+    assert (solution.budget, solution.objective_s) == ((2, 2, 1), 7.0)
+    roomier = dataclasses.replace(tight, memory_bytes=6)
+    assert solve(roomier, formulation=formulation, backend=backend).budget == (2, 2, 2)
+
+
+@both
+@few
+@given(problems(limited=st.just(True)))
+def test_infeasible_names_the_smallest_memory_and_that_memory_does(formulation, problem):
+    smallest_bytes = problem.memory_of(int(problem.budgets[0]))
+    tight = dataclasses.replace(problem, memory_bytes=smallest_bytes - 1)
+    solution = solve(tight, formulation=formulation)
+    named_bytes = int(re.search(r"needs (\d+) bytes", solution.message)[1])
+
+    assert solution.status is Status.INFEASIBLE
+    assert solution.objective_s is solution.bound_s is solution.gap is solution.interval is None
+    assert (solution.budget, solution.refresh_steps) == ((), ())
+    enough = dataclasses.replace(problem, memory_bytes=named_bytes)
+    answer = solve(enough, formulation=formulation)
+    assert answer.status is Status.OPTIMAL
+    assert set(answer.budget) == {int(problem.budgets[0])}
+
+
+# the backends
+
+
+@both
+@pytest.mark.parametrize("backend", Backend)
+def test_a_run_cut_off_by_its_time_limit_is_never_called_optimal(formulation, backend):
+    problem = noise(31, 6, 8, memory_bytes=90)
+    proved = solve(problem, formulation=formulation, gap=0.0)
+    cut = solve(problem, formulation=formulation, backend=backend, time_limit_s=1e-6)
+
+    assert cut.status in {Status.FEASIBLE, Status.OPTIMAL}
+    assert cut.bound_s <= proved.objective_s <= cut.objective_s
+    assert (cut.status is Status.FEASIBLE) == ("without a proof" in cut.message)
+
+
+@pytest.mark.parametrize("backend", Backend)
+@pytest.mark.parametrize("formulation", ["uniform", "layered", "free"])
+def test_a_backend_prints_nothing(backend, formulation, capfd):
+    solve(noise(memory_bytes=7), formulation=formulation, backend=backend)
+
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_missing_highs_is_one_sentence(monkeypatch):
+    def missing(*_):
+        raise pulp.PulpSolverError("HiGHS: Not Available")
+
+    monkeypatch.setattr(pulp.HiGHS, "actualSolve", missing)
+
+    with pytest.raises(BackendError, match=r"HIGHS could not run .* reinstall PuLP and highspy"):
+        solve(noise(), formulation="free", backend="highs")
+
+
+def ended(monkeypatch, sol_status, *, taking=()):
+    """Make CBC end with this status and with these binaries at 1."""
+
+    def pretend(_, model):
+        model.assignVarsVals({v.name: float(v.name in taking) for v in model.variables()})
+        model.assignStatus(pulp.LpStatusOptimal, sol_status)
+
+    monkeypatch.setattr(pulp.COIN_CMD, "actualSolve", pretend)
+
+
+@both
+@pytest.mark.parametrize(
+    ("sol_status", "taking", "sentence"),
+    [
+        (pulp.LpSolutionOptimal, ("y_0_0", "y_1_0"), "but a listed choice takes 2 s"),
+        (pulp.LpSolutionOptimal, ("y_0_1", "y_1_1"), "breaks a constraint"),  # over memory
+        (pulp.LpSolutionOptimal, ("y_0_0",), "breaks a constraint"),
+        (pulp.LpSolutionInfeasible, (), "found no answer, but a listed choice takes 2 s"),
+        (pulp.LpSolutionUnbounded, (), "Unbounded"),
+    ],
+)
+def test_a_backend_that_contradicts_the_listed_choices_is_an_error(
+    monkeypatch, formulation, sol_status, taking, sentence
+):
+    cost_s = np.ones((2, 2, 1, 2))
+    cost_s[0, 0] = 5.0
+    ended(monkeypatch, sol_status, taking=taking)
+
+    with pytest.raises(BackendError, match=sentence):
+        solve(problem_of(cost_s, memory_bytes=3), formulation=formulation)
+
+
+@both
+def test_a_backend_that_answers_where_nothing_fits_is_an_error(monkeypatch, formulation):
+    ended(monkeypatch, pulp.LpSolutionOptimal, taking=("y_0_0", "y_1_0"))
+
+    with pytest.raises(BackendError, match="breaks a constraint"):
+        solve(noise(2, memory_bytes=1), formulation=formulation)
+
+
+@pytest.mark.parametrize(
+    ("sol_status", "status"),
+    [
+        (pulp.LpSolutionIntegerFeasible, Status.FEASIBLE),
+        (pulp.LpSolutionNoSolutionFound, Status.FEASIBLE),
+    ],
+)
+@both
+def test_a_backend_that_stopped_leaves_the_listed_answer(
+    monkeypatch, formulation, sol_status, status
+):
+    expected = solve(noise(memory_bytes=7), formulation=formulation)
+    ended(monkeypatch, sol_status)
+    solution = solve(noise(memory_bytes=7), formulation=formulation)
+
+    assert solution.status is status
+    assert (solution.budget, solution.refresh_steps) == (expected.budget, expected.refresh_steps)
+
+
+# size
+
+
+@both
+@pytest.mark.parametrize("backend", Backend)
+def test_a_model_of_llada2_flash_size_is_one_binary_per_layer_and_option(formulation, backend):
+    problem = noise(31, 6, 32, seed=1, memory_bytes=110)
+    solution = solve(problem, formulation=formulation, backend=backend)
+
+    assert solution.status is Status.OPTIMAL
+    assert (solution.variables, solution.constraints) == (186, 32)
+    assert solution.seconds < 15
+
+
+def test_the_reduced_model_has_the_stated_optimum():
+    problem = noise(2, 2, 1, memory_bytes=3)
+    cost_s = problem.arc_cost_s[:, :, 0, 1]
+    model, _ = build_options(problem, cost_s)
+    run(model, Limits(time_limit_s=60.0, gap=0.0), backend=Backend.CBC)
+
+    pairs = [(a, b) for a, b in product(range(2), repeat=2) if a + b < 2]
+    least_s = min(cost_s[0, a] + cost_s[1, b] for a, b in pairs)
+    assert pulp.value(model.objective) == pytest.approx(least_s, abs=1e-6)
