@@ -40,7 +40,8 @@ from tidesim.simulate import Case, SimulationResult, prepare
 from tidesim.simulate.fast import run_fast
 from tidesim.trace.passes import Trace
 
-BUDGET_OPTIONS = 5
+BUDGET_OPTIONS = 5  # up to an equal share of the memory
+MORE_OPTIONS = 3  # from there to twice as much, where layers may differ
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -79,7 +80,7 @@ class Optimised:
 
     @property
     def cost_by_interval_s(self) -> tuple[float, ...]:
-        """The objective of each interval 1..T at the chosen budget."""
+        """The objective of each interval 1..T at the chosen budget; empty where layers differ."""
         return self.solution.cost_by_interval_s
 
     def to_json(self) -> dict[str, Any]:
@@ -144,7 +145,8 @@ def optimize(
         Slots per mixture layer.
     memory_bytes : int or None
         Instead of `budget`: GPU memory to use. A handful of budgets up to the largest that fits are
-        tried; the closed form takes the largest, as the TIDE authors' code does.
+        tried, and of larger ones where layers may differ; the closed form takes the largest that
+        fits, as the TIDE authors' code does.
     sizes : ModelSpec or None
         Let the trace's routing drive this model's sizes: a what-if, and labelled so.
     formulation, backend : str
@@ -209,11 +211,15 @@ def _check_option(name: str, value: str, known: type[StrEnum]) -> None:
 
 
 def _budget_options(case: Case, memory_bytes: int | None, formulation: str) -> list[int]:
-    largest, least = case.setup.budget, case.spec.num_experts_per_tok
+    """Return slots per layer to try; layers that differ may have more than an equal share."""
+    share, least = case.setup.budget, case.spec.num_experts_per_tok
     if memory_bytes is None or formulation == Formulation.CLOSED_FORM:
-        return [largest]
-    options = np.unique(np.linspace(least, largest, BUDGET_OPTIONS).round().astype(int))
-    return [int(option) for option in options]
+        return [share]
+    options = np.linspace(least, share, BUDGET_OPTIONS)
+    if formulation in {Formulation.LAYERED, Formulation.FREE}:
+        more = np.linspace(share, min(2 * share, case.spec.num_experts), MORE_OPTIONS)
+        options = np.concatenate([options, more])
+    return [int(option) for option in np.unique(options.round().astype(int))]
 
 
 def _problem(

@@ -40,9 +40,14 @@ def solve(
     budget: Budget = None,
     memory_gb: MemoryGb = None,
     formulation: Annotated[
-        str, typer.Option("--formulation", help="uniform (one interval, a MILP) or closed-form.")
+        str,
+        typer.Option(
+            "--formulation",
+            help="uniform (one interval and budget), layered (an interval and budget per layer), "
+            "free (any refresh steps and budget per layer) or closed-form.",
+        ),
     ] = "uniform",
-    backend: Annotated[str, typer.Option("--backend", help="MILP solver: cbc.")] = "cbc",
+    backend: Annotated[str, typer.Option("--backend", help="MILP solver: cbc or highs.")] = "cbc",
     time_limit: Annotated[
         float, typer.Option("--time-limit", help="Seconds for the solver.")
     ] = 60.0,
