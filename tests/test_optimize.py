@@ -18,7 +18,7 @@ from tidesim.model_spec import MODELS
 from tidesim.optimize import optimize, splits
 from tidesim.schedule import check_schedule, load_schedule, save_schedule
 from tidesim.simulate import simulate, sized_spec
-from tidesim.trace.passes import Kind, Pass, RequestInfo, Trace, TraceMeta
+from tidesim.trace.passes import Kind, Pass, RequestInfo, Trace, TraceMeta, Window
 
 A100 = load_profile("a100-40gb-pcie4-xeon48")
 MINI = MODELS["llada2.0-mini"]
@@ -246,3 +246,32 @@ def test_one_step_per_block_leaves_one_interval():
     solved = optimize(Trace(trace.meta, short), A100, budget=2)
 
     assert (solved.solution.interval, solved.costs.steps) == (1, 1)
+
+
+@pytest.mark.parametrize("formulation", ["layered", "free"])
+def test_layers_that_differ_are_simulated_as_they_were_solved(formulation):
+    """At the smallest budget costs are exact: more freedom is never slower on training requests."""
+    trace = fixed_trace(heldout=False)
+
+    solved = optimize(trace, A100, budget=2, sizes=MINI, formulation=formulation, gap=0.0)
+    uniform = optimize(trace, A100, budget=2, sizes=MINI, gap=0.0)
+
+    assert solved.difference == pytest.approx(0, abs=1e-9)
+    assert solved.training.seconds_per_block <= uniform.training.seconds_per_block * (1 + 1e-9)
+    schedule = solved.schedule
+    assert [layer.refresh_steps for layer in schedule.layers] == list(solved.solution.refresh_steps)
+    assert schedule.interval == solved.solution.interval
+    answer = json.loads(json.dumps(solved.to_json(), allow_nan=False))
+    assert answer["budgets"] == list(schedule.budgets)
+
+
+def test_under_a_memory_limit_layers_may_have_more_than_an_equal_share():
+    trace = fixed_trace(heldout=False)
+    memory_bytes = memory_of(trace, 3, Window.BLOCK)
+
+    solved = optimize(trace, A100, memory_bytes=memory_bytes, sizes=MINI, formulation="free")
+
+    assert max(solved.costs.budgets) > 3
+    assert solved.schedule.memory_bytes <= memory_bytes
+    assert solved.training.memory.total_bytes == solved.schedule.memory_bytes
+    assert sum(solved.schedule.budgets) <= 3 * len(solved.schedule.budgets)

@@ -166,6 +166,7 @@ class Scripted(PolicyBase):
         (Decision(promote=(1, 1), evict=(0,)), r"named twice in \(1, 1\)"),
         (Decision(promote=(1,), stream=(1,), evict=(0,)), "named twice"),
         (Decision(evict=(0, 0)), "named twice"),
+        (Decision(stream=(1,), free=True), "only promotions may be free"),
     ],
 )
 def test_a_policy_that_breaks_a_rule_is_stopped(decision, rule):

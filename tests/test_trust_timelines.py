@@ -19,7 +19,7 @@ from builders import (
     timeline,
 )
 
-from tidesim.engines import TIDESIM
+from tidesim.engines import TIDE_REFERENCE, TIDESIM
 from tidesim.latency import Contention, Duplex
 from tidesim.simulate.fast import run_fast
 from tidesim.trace.passes import Kind, Pass, RequestInfo, Trace, TraceMeta
@@ -305,3 +305,16 @@ def test_the_same_two_requests_one_after_another_take_a_pass_each():
     assert (result.passes, result.steps, result.blocks, result.tokens) == (3, 3, 2, 6)
     assert [row.request for row in result.records if row.label == "head"] == [0, 0, 1]
     assert result.pass_s.tolist() == [17, 23, 30]
+
+
+def test_the_serial_engine_counts_the_bytes_of_the_copy_it_waits_for():
+    trace = steps_trace(small_spec(), [[[0, 2, 1]]])
+
+    result = check_run(case_of(trace, engine=TIDE_REFERENCE))
+
+    (promoted,) = [row for row in result.records if row.label == "promote 1"]
+    queued = [each for each in result.counters if each.name == "link backlog (bytes)"]
+    assert [(each.time_s, each.value) for each in queued] == [
+        (promoted.start_s, 768),
+        (promoted.end_s, 0),
+    ]

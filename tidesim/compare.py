@@ -62,7 +62,9 @@ class Row:
     @property
     def name(self) -> str:
         """The policy, and its interval where it has one to choose."""
-        return f"{self.policy} τ={self.interval}" if self.policy == "tide" else self.policy
+        if self.policy != "tide":
+            return self.policy
+        return f"tide τ={self.interval}" if self.interval else "tide, by layer"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

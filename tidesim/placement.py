@@ -65,7 +65,7 @@ class Decision:
     refresh : bool
         The residents were chosen anew, even if nothing changed.
     free : bool
-        Copies take neither time nor bytes and are not counted: for limits only.
+        Promotions take neither time nor bytes and are not counted: for limits only.
     """
 
     promote: tuple[int, ...] = ()
@@ -343,6 +343,8 @@ def _apply(decision: Decision, view: LayerView) -> None:
 
 
 def _check_distinct(decision: Decision, where: str) -> None:
+    if decision.free and decision.stream:
+        raise AssertionError(f"{where}: only promotions may be free, not streamed experts")
     for experts in (decision.evict, decision.promote + decision.stream):
         if len(set(experts)) != len(experts):
             raise AssertionError(f"{where}: an expert is named twice in {experts}")

@@ -117,6 +117,8 @@ class Machine:
             if recorded:
                 before_s, end_s = end_s, start_s + seconds
                 lane.record(each, place, start_s=before_s, end_s=end_s)
+                if resource is Resource.H2D:
+                    self._count_alone(each, before_s, end_s)
         return ends_s
 
     def catch_up(self) -> simpy.Event:
@@ -132,9 +134,19 @@ class Machine:
             job.done.callbacks.append(lambda _: self._count(-num_bytes))
 
     def _count(self, num_bytes: int) -> None:
-        assert self._counters is not None
         self._queued_bytes += num_bytes
-        self._counters.append(Counter("link backlog (bytes)", self.env.now, self._queued_bytes))
+        self._note(self.env.now, self._queued_bytes)
+
+    def _count_alone(self, operation: Operation, start_s: float, end_s: float) -> None:
+        """Count the bytes of experts that are copied while everything else waits."""
+        num_bytes = sum(part.num_bytes for part in operation.parts if part.experts)
+        if num_bytes:
+            self._note(start_s, num_bytes)
+            self._note(end_s, 0)
+
+    def _note(self, time_s: float, num_bytes: int) -> None:
+        assert self._counters is not None
+        self._counters.append(Counter("link backlog (bytes)", time_s, num_bytes))
 
 
 class Names:
