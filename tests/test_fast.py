@@ -89,6 +89,19 @@ def test_fast_equals_des_whichever_of_copies_and_misses_ends_first(copies_s, cpu
     assert same(fast.busy, des.busy)
 
 
+@pytest.mark.parametrize("promotion", list(Promotion))
+def test_transfers_that_take_no_time_leave_the_cpu_its_own(promotion):
+    """Three steps with misses; the CPU's 16 s end each layer, 8 s after it began."""
+    counts = [[[1, 1, 1]], [[1, 1, 1]], [[1, 1, 1]]]
+    latency = FakeLatency(copy=0.0, expert_copy=2.0)
+    case = case_of(steps_trace(small_spec(), counts), latency=latency, promotion=promotion)
+
+    fast, des = run_fast(case), run(case)
+
+    assert same(fast.pass_s.tolist(), des.pass_s.tolist())
+    assert all(each >= 4 + 1 + 2 + 16 + 4 for each in des.pass_s)
+
+
 def test_fast_refuses_records_by_name():
     case = case_of(steps_trace(small_spec(), [[[0, 2, 1]]]))
     prices = Prices(case.latency, case.setup.engine, case.spec)

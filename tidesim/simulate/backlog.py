@@ -205,6 +205,8 @@ class LayerClock:
         self.served, self.busy_cpu_s = self.now, self.now - self.sent
         if self._layer.result:
             self._want_link("result")
+        else:
+            self.returning = self.returned = self.now
 
     def _want_link(self, what: str) -> None:
         """Queue for the link, before every promotion that has not truly begun."""

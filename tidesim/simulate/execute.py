@@ -121,6 +121,10 @@ class Machine:
                     self._count_alone(each, before_s, end_s)
         return ends_s
 
+    def add_busy(self, resource: Resource, seconds: float) -> None:
+        """Count what a lane has worked, without a record."""
+        self._lanes[resource].busy_s += seconds
+
     def catch_up(self) -> simpy.Event:
         """Let the clock go on to the end of what is booked."""
         seconds, self.ahead_s = self.ahead_s, 0.0
@@ -160,11 +164,12 @@ class Names:
     """
 
     def __init__(self, prices: Prices, *, recorded: bool) -> None:
-        self._prices, self._recorded = prices, recorded
+        self.recorded = recorded
+        self._prices = prices
 
     def write_backs(self, work: LayerWork, placement: PassPlacement) -> Operation:
         """Return the copies of evicted experts to the host."""
-        if not (self._recorded and work.write_backs):
+        if not (self.recorded and work.write_backs):
             return unnamed(work.write_backs)
         return self._copies(
             "write back", placement.decisions[work.number].evict, work, to_host=True
@@ -178,7 +183,7 @@ class Names:
         self, work: LayerWork, placement: PassPlacement, *, promotion: Promotion
     ) -> Operation:
         """Return the copies that the pass waits for."""
-        if not (self._recorded and work.copies):
+        if not (self.recorded and work.copies):
             return unnamed(work.copies)
         streams = self._copies("stream", placement.decisions[work.number].stream, work)
         if promotion is Promotion.BACKGROUND:
@@ -187,7 +192,7 @@ class Names:
 
     def gpu_experts(self, work: LayerWork, placement: PassPlacement) -> Operation:
         """Return the GPU's experts of a layer."""
-        if not self._recorded:
+        if not self.recorded:
             return unnamed(work.gpu)
         experts = placement.gpu_load.experts[work.number]
         layer = self._prices.layers[work.number]
@@ -195,9 +200,9 @@ class Names:
 
     def misses(self, work: LayerWork, placement: PassPlacement) -> tuple[Step, ...]:
         """Return the CPU's experts of a layer with their transfers: nothing without misses."""
-        if not work.result:
+        if not (work.hidden or work.cpu or work.result):
             return ()
-        if not self._recorded:
+        if not self.recorded:
             hidden, cpu, result = unnamed(work.hidden), unnamed(work.cpu), unnamed(work.result)
         else:
             experts = placement.cpu_load.experts[work.number]
@@ -294,42 +299,43 @@ class Overlapped:
 
     def _layer(self, layer: LayerWork, work: PassWork, shared: Step) -> Steps:
         machine = self._machine
-        experts = (Resource.GPU, self._names.gpu_experts(layer, work.placement))
-        misses = self._names.misses(layer, work.placement)
         if machine.quiet and not (layer.copies or layer.background or layer.write_backs):
-            self._undisturbed(layer, work, (shared, experts), misses)
+            self._undisturbed(layer, work, shared)
         else:
             if machine.ahead_s:
                 yield machine.catch_up()
-            yield from self._beside_copies(layer, work, (shared, experts), misses)
+            yield from self._beside_copies(layer, work, shared)
 
-    def _undisturbed(
-        self, layer: LayerWork, work: PassWork, own: tuple[Step, Step], misses: tuple[Step, ...]
-    ) -> None:
-        """Book a layer's experts where nothing else runs."""
-        machine, placed_s = self._machine, self._machine.ahead_s
-        gpu_end_s = end_s = machine.serve(own, work.place)[-1]
-        ends_s = _NO_MISSES
-        if misses:
-            sent_s, served_s, returned_s = machine.serve(misses, work.place)
-            ends_s = (sent_s - placed_s, served_s - placed_s, returned_s - placed_s)
-            end_s = max(gpu_end_s, returned_s)
-        self._note(layer, gpu_end_s - placed_s, ends_s)
-        machine.ahead_s = end_s
+    def _undisturbed(self, layer: LayerWork, work: PassWork, shared: Step) -> None:
+        """Book a layer's experts where nothing else runs: both sides end when their sums say."""
+        machine, names = self._machine, self._names
+        sent_s = layer.hidden
+        served_s = sent_s + layer.cpu
+        gpu_end_s, returned_s = layer.shared + layer.gpu, served_s + layer.result
+        if names.recorded:
+            experts = (Resource.GPU, names.gpu_experts(layer, work.placement))
+            machine.serve((shared, experts), work.place)
+            machine.serve(names.misses(layer, work.placement), work.place)
+        else:
+            machine.add_busy(Resource.GPU, gpu_end_s)
+            machine.add_busy(Resource.D2H, layer.hidden)
+            machine.add_busy(Resource.CPU, layer.cpu)
+            machine.add_busy(Resource.H2D, layer.result)
+        machine.ahead_s += max(gpu_end_s, returned_s)
+        self._note(layer, gpu_end_s, (sent_s, served_s, returned_s))
 
-    def _beside_copies(
-        self, layer: LayerWork, work: PassWork, own: tuple[Step, Step], misses: tuple[Step, ...]
-    ) -> Steps:
+    def _beside_copies(self, layer: LayerWork, work: PassWork, shared: Step) -> Steps:
         """Run a layer's experts while the link copies."""
         machine, placed_s = self._machine, self._machine.env.now
         copied = self._copy(layer, work)
-        missed = machine.start(misses, work.place)
-        yield machine.alone(own[:1], work.place)
+        missed = machine.start(self._names.misses(layer, work.placement), work.place)
+        experts = (Resource.GPU, self._names.gpu_experts(layer, work.placement))
+        yield machine.alone((shared,), work.place)
         shared_s = machine.env.now
         for job in self._awaited(copied, layer, work.placement):
             yield job.done
         landed_s = machine.env.now - placed_s if machine.env.now > shared_s else 0.0
-        yield machine.alone(own[1:], work.place)
+        yield machine.alone((experts,), work.place)
         gpu_end_s = machine.env.now - placed_s
         freed_s = gpu_end_s if machine.idle(Resource.H2D) else 0.0
         if layer.background:
