@@ -314,14 +314,16 @@ class Overlapped:
         gpu_end_s, returned_s = layer.shared + layer.gpu, served_s + layer.result
         if names.recorded:
             experts = (Resource.GPU, names.gpu_experts(layer, work.placement))
-            machine.serve((shared, experts), work.place)
-            machine.serve(names.misses(layer, work.placement), work.place)
+            misses = names.misses(layer, work.placement)
+            ends_s = machine.serve((shared, experts), work.place)
+            ends_s += machine.serve(misses, work.place)
+            machine.ahead_s = max(ends_s)  # rounded as the records are, that none overlaps
         else:
+            machine.ahead_s += max(gpu_end_s, returned_s)
             machine.add_busy(Resource.GPU, gpu_end_s)
             machine.add_busy(Resource.D2H, layer.hidden)
             machine.add_busy(Resource.CPU, layer.cpu)
             machine.add_busy(Resource.H2D, layer.result)
-        machine.ahead_s += max(gpu_end_s, returned_s)
         self._note(layer, gpu_end_s, (sent_s, served_s, returned_s))
 
     def _beside_copies(self, layer: LayerWork, work: PassWork, shared: Step) -> Steps:
