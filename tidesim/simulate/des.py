@@ -10,17 +10,10 @@ from tidesim.placement import PassPlacement
 from tidesim.records import Counter, Record, Records, Resource
 from tidesim.simulate.accounts import Accounts, Moments
 from tidesim.simulate.chunks import Chunk
-from tidesim.simulate.execute import (
-    LayerWork,
-    Machine,
-    Names,
-    Overlapped,
-    Pageable,
-    PassWork,
-    Serial,
-    Steps,
-)
+from tidesim.simulate.execute import Overlapped, Pageable, Serial
 from tidesim.simulate.lanes import HostMemory, Lane, SharedLane, SteadyLane
+from tidesim.simulate.machine import LayerWork, Machine, PassWork, Steps
+from tidesim.simulate.names import Names
 from tidesim.simulate.operations import Place, Timing
 from tidesim.simulate.prices import PassPrices, Prices
 from tidesim.simulate.work import Work, WorkPrices
