@@ -19,8 +19,10 @@ from builders import (
     timeline,
 )
 
-from tidesim.engines import TIDE_REFERENCE, TIDESIM
+from tidesim.engines import TIDE_REFERENCE, TIDESIM, Promotion
 from tidesim.latency import Contention, Duplex
+from tidesim.placement import Decision
+from tidesim.policies.base import PolicyBase
 from tidesim.simulate.fast import run_fast
 from tidesim.trace.passes import Kind, Pass, RequestInfo, Trace, TraceMeta
 
@@ -318,3 +320,33 @@ def test_the_serial_engine_counts_the_bytes_of_the_copy_it_waits_for():
         (promoted.start_s, 768),
         (promoted.end_s, 0),
     ]
+
+
+def test_a_serial_engine_that_calls_experts_together_streams_before_and_promotes_after():
+    """In the background: expert 1 is streamed for this pass, expert 2 promoted for the next."""
+
+    class Both(PolicyBase):
+        name = "both"
+
+        def decide(self, view):
+            return Decision(stream=(1,), promote=(2,), evict=(0,))
+
+    trace = steps_trace(small_spec(), [[[1, 1, 1]]])
+    engine = replace(TIDE_REFERENCE, looped=False, write_back=False, copies_per_expert=1)
+    case = case_of(trace, policy=Both, engine=engine, promotion=Promotion.BACKGROUND)
+
+    result = check_run(case)
+
+    assert [row[3] for row in timeline(result)][4:] == [
+        "stream 1",
+        "experts gpu (2)",
+        "hidden",
+        "experts cpu (1)",
+        "result",
+        "promote 2",
+        "shared",
+        "combine",
+        "head",
+        "sync",
+    ]
+    assert_same_run(run_fast(case), result)

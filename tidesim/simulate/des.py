@@ -90,7 +90,7 @@ class _Run:
         self._machine, self._prices, self._names = machine, prices, names
         self._work_prices = WorkPrices(prices)
         self._promotion = promotion
-        self._counters, self._recorded = counters, counters is not None
+        self._counters = counters
 
     def steps(self, chunks: Iterable[Chunk]) -> Steps:
         """Run the passes of every chunk."""
@@ -118,7 +118,7 @@ class _Run:
         for chunk in chunks:
             work, passes = self._priced(chunk)
             for each in passes:
-                yield from self._timed(each, execute.run(each, recorded=self._recorded))
+                yield from self._timed(each, execute.run(each))
             self.accounts.add_serial(work)
 
     def _timed(self, work: PassWork, steps: Steps) -> Steps:

@@ -254,39 +254,40 @@ class Serial:
         self._machine, self._prices, self._names = machine, prices, names
         self._late = promotion is Promotion.BACKGROUND
 
-    def run(self, work: PassWork, *, recorded: bool) -> Steps:
+    def run(self, work: PassWork) -> Steps:
         """Run one pass; its experts are told apart only where records are kept."""
-        yield self._machine.alone(self._steps(work, recorded=recorded), work.place)
+        yield self._machine.alone(self._steps(work), work.place)
 
-    def _steps(self, work: PassWork, *, recorded: bool) -> Iterator[Step]:
-        prices, looped = work.prices, recorded and self._prices.engine.looped
+    def _steps(self, work: PassWork) -> Iterator[Step]:
+        prices, looped = work.prices, self._names.recorded and self._prices.engine.looped
         for layer in work.layers:
             experts = self._one_by_one(layer, work) if looped else self._together(layer, work)
             yield (Resource.GPU, prices.fronts[layer.number])
             yield (Resource.HOST, self._prices.host[layer.number])
             if not self._late:
-                yield from self._moves(layer, work, looped=looped)
+                yield from self._moves(layer, work)
             yield from experts
             if self._late:
-                yield from self._moves(layer, work, looped=looped)
+                yield from self._moves(layer, work)
             yield (Resource.GPU, prices.shared[layer.number])
         yield (Resource.GPU, prices.tail)
         yield (Resource.HOST, self._prices.sync)
 
-    def _moves(self, layer: LayerWork, work: PassWork, *, looped: bool) -> Iterator[Step]:
-        """Yield write-backs, then promotions, and streamed experts unless they come one by one."""
+    def _moves(self, layer: LayerWork, work: PassWork) -> Iterator[Step]:
+        """Yield write-backs, then promotions; with nobody to tell them apart all copies as one."""
         names, placement = self._names, work.placement
         yield (Resource.D2H, names.write_backs(layer, placement))
-        if looped:
-            promoted = names.promotions(layer, placement) if layer.copies else unnamed(0.0)
-        else:
-            promoted = names.copies(layer, placement, promotion=Promotion.BLOCKING)
+        told = names.recorded and layer.copies
+        promoted = names.promotions(layer, placement) if told else unnamed(layer.copies)
         yield (Resource.H2D, promoted)
 
     def _together(self, layer: LayerWork, work: PassWork) -> Iterator[Step]:
-        """Yield one call for the GPU's experts and one for the CPU's."""
-        yield (Resource.GPU, self._names.gpu_experts(layer, work.placement))
-        yield from self._names.misses(layer, work.placement)
+        """Yield one call for the GPU's experts, after what it streams, and one for the CPU's."""
+        names, placement = self._names, work.placement
+        if names.recorded:
+            yield (Resource.H2D, names.copies(layer, placement, promotion=Promotion.BACKGROUND))
+        yield (Resource.GPU, names.gpu_experts(layer, placement))
+        yield from names.misses(layer, placement)
 
     def _one_by_one(self, layer: LayerWork, work: PassWork) -> Iterator[Step]:
         """Yield the experts that have tokens in id order, each copy where it is needed."""
