@@ -109,3 +109,13 @@ def _run_highs(model: pulp.LpProblem, limits: Limits, _: str) -> None:
 
 
 _RUNNERS = {Backend.CBC: _run_cbc, Backend.HIGHS: _run_highs}
+
+
+def describe(ending: Ending, limits: Limits, backend: Backend, *, listed: str) -> str:
+    """Say in one sentence what a backend proved; without a proof the answer is from a list."""
+    if ending is Ending.PROVED:
+        return f"{backend.upper()} proved the answer to a gap of {limits.gap:g}."
+    return (
+        f"{backend.upper()} stopped after {limits.time_limit_s:g} s without a proof; "
+        f"answer and bound come from listing {listed}."
+    )

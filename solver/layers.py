@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import pulp
 
 from solver import families
-from solver.backends import Ending, Limits, run
+from solver.backends import Ending, Limits, describe, run
 from solver.best import Best, best_intervals, best_paths
 from solver.intervals import common_interval
 from solver.pareto import best_options
@@ -113,7 +113,7 @@ def _solve(
         interval=common_interval(problem.steps, refreshes),
         **size,
         cost_by_interval_s=(),
-        message=_message(ending, limits, backend),
+        message=describe(ending, limits, backend, listed="every choice of budgets worth keeping"),
     )
 
 
@@ -153,12 +153,3 @@ def _check(
         raise BackendError(
             f"The backend proved {found_s:g} s, but a listed choice takes {best_s:g} s: report this."
         )
-
-
-def _message(ending: Ending, limits: Limits, backend: Backend) -> str:
-    if ending is Ending.PROVED:
-        return f"{backend.upper()} proved the answer to a gap of {limits.gap:g}."
-    return (
-        f"{backend.upper()} stopped after {limits.time_limit_s:g} s without a proof; answer and bound come "
-        "from listing every choice of budgets worth keeping."
-    )

@@ -9,7 +9,7 @@ import numpy as np
 import pulp
 
 from solver import families
-from solver.backends import Ending, Limits, run
+from solver.backends import Ending, Limits, describe, run
 from solver.intervals import interval_costs_s, preferred, refresh_steps, users_of_arcs
 from solver.problem import BackendError, FloatArray, Problem
 from solver.solution import Backend, Formulation, Solution, Status, infeasible, relative_gap
@@ -55,7 +55,7 @@ def solve_uniform(problem: Problem, limits: Limits, *, backend: Backend) -> Solu
         interval=interval,
         **size,
         cost_by_interval_s=tuple((problem.fixed_s + costs_s[:, option]).tolist()),
-        message=_message(ending, limits, backend),
+        message=describe(ending, limits, backend, listed="every interval and budget"),
     )
 
 
@@ -126,15 +126,6 @@ def _check(
         raise BackendError(
             f"The backend proved {found_s:g} s, but a listed choice takes {best_s:g} s: report this."
         )
-
-
-def _message(ending: Ending, limits: Limits, backend: Backend) -> str:
-    if ending is Ending.PROVED:
-        return f"{backend.upper()} proved the answer to a gap of {limits.gap:g}."
-    return (
-        f"{backend.upper()} stopped after {limits.time_limit_s:g} s without a proof; answer and bound come "
-        "from listing every interval and budget."
-    )
 
 
 def does_not_fit(problem: Problem) -> str:

@@ -1,5 +1,7 @@
 """What cache policies share: who is missed, who gets a slot, who leaves."""
 
+from abc import ABC, abstractmethod
+
 import numpy as np
 
 from tidesim.placement import KEEP, Decision, FloatArray, IntArray, LayerView, Setup
@@ -8,7 +10,7 @@ from tidesim.policies.base import PolicyBase
 Scores = IntArray | FloatArray
 
 
-class Cache(PolicyBase):
+class Cache(PolicyBase, ABC):
     """Base of caches: each layer inserts what it misses in place of the lowest `keep_score`.
 
     Experts with most tokens get a slot first, ties go to the lower id. A resident with tokens in
@@ -16,13 +18,13 @@ class Cache(PolicyBase):
     are uses and insert. Under background promotion the same moves hold from the next pass on.
     """
 
+    @abstractmethod
     def note(self, view: LayerView) -> None:
         """Remember the uses of a pass; called once per layer and pass, before `keep_score`."""
-        raise NotImplementedError
 
+    @abstractmethod
     def keep_score(self, view: LayerView) -> Scores:
         """Return how much each expert is worth keeping, [E]; the lowest leaves first."""
-        raise NotImplementedError
 
     def decide(self, view: LayerView) -> Decision:
         """Return the insertions of this layer's misses."""
