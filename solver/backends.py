@@ -98,6 +98,7 @@ def _run_cbc(model: pulp.LpProblem, limits: Limits, folder: str) -> None:
         msg=False,
         timeLimit=limits.time_limit_s,
         gapRel=limits.gap,
+        options=["preprocess off"],  # which cuts off the optimum of small choices under a limit
     )
     cbc.tmpDir = folder
     model.solve(cbc)

@@ -475,3 +475,17 @@ def test_the_reduced_model_has_the_stated_optimum():
     pairs = [(a, b) for a, b in product(range(2), repeat=2) if a + b < 2]
     least_s = min(cost_s[0, a] + cost_s[1, b] for a, b in pairs)
     assert pulp.value(model.objective) == pytest.approx(least_s, abs=1e-6)
+
+
+@both
+def test_cbc_keeps_an_optimum_that_its_preprocessing_cuts_off(formulation):
+    """With preprocessing the bundled CBC calls 2 s optimal here; 4 + 1 slots take 1 s."""
+    costs = np.zeros((2, 3, 1, 2))
+    costs[:, 0, 0, 1] = 2.0, 1.0
+    problem = Problem(
+        steps=1, budgets=np.array([1, 4, 7]), arc_cost_s=costs, expert_bytes=1, memory_bytes=6
+    )
+
+    solution = solve(problem, formulation=formulation, backend="cbc")
+
+    assert (solution.objective_s, solution.budget) == (1.0, (4, 1))
