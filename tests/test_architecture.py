@@ -27,7 +27,7 @@ TIERS: tuple[set[str], ...] = (
     {"costs"},
     {"simulate", "runtime"},
     {"policies"},
-    {"timeline", "critical_path"},
+    {"timeline", "critical_path", "measured"},
     {"placement", "records"},
     {"schedule_export"},
     {"engines", "latency", "memory", "schedule"},

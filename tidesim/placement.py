@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from tidesim.engines import Engine, Promotion
 from tidesim.latency import Latency
-from tidesim.trace.passes import Counts, Kind, Trace, Window, WindowedPass
+from tidesim.trace.passes import Counts, Kind, PassKey, Trace, Window, WindowedPass
 from tidesim.trace.windows import windowed
 
 IntArray = npt.NDArray[np.int64]
@@ -245,6 +245,61 @@ class PassPlacement:
         )
 
 
+class Residency:
+    """Who is resident as a policy decides, layer by layer: simulator and runtime share it.
+
+    Parameters
+    ----------
+    policy : Policy
+        Fresh: a policy with memory serves one run.
+    setup : Setup
+        The one the policy was made with.
+
+    Attributes
+    ----------
+    budgets : list of int
+        Slots of every layer.
+    resident : [L, E] bool
+        After every decision so far.
+    serving : [L, E] bool
+        Residents that serve this pass: after its promotions and evictions if they block, before
+        them if they are made in the background. Read only.
+
+    Raises
+    ------
+    AssertionError
+        The policy broke a rule of residency; the message names it.
+    """
+
+    def __init__(self, policy: Policy, setup: Setup) -> None:
+        self.budgets: list[int] = policy.budgets(setup).tolist()
+        self.resident = self.serving = policy.initial(setup)
+        self._policy, self._background = policy, policy.promotion is Promotion.BACKGROUND
+        self._key = PassKey(-1, -1, -1, 0, Kind.PREFILL)
+        for layer, row in enumerate(self.resident):
+            _check_budget(row, self.budgets[layer], layer)
+
+    def begin(self, key: PassKey) -> None:
+        """Begin a pass."""
+        before, self.resident = self.resident, self.resident.copy()
+        self.serving = before if self._background else self.resident
+        self._key = key
+
+    def decide(self, layer: int, counts: IntArray) -> Decision:
+        """Let the policy decide a layer, once for each, in order; counts is [E]."""
+        view = _view(
+            self._key,
+            layer,
+            counts=counts,
+            resident=self.resident[layer],
+            budget=self.budgets[layer],
+        )
+        decision = self._policy.decide(view)
+        if decision is not KEEP:
+            _apply(decision, view)
+        return decision
+
+
 def replay(passes: Iterable[WindowedPass], policy: Policy, setup: Setup) -> Iterator[PassPlacement]:
     """Let a policy place the experts of every pass in turn.
 
@@ -266,22 +321,13 @@ def replay(passes: Iterable[WindowedPass], policy: Policy, setup: Setup) -> Iter
     AssertionError
         The policy broke a rule of residency; the message names it.
     """
-    budgets, background = policy.budgets(setup), policy.promotion is Promotion.BACKGROUND
-    resident = policy.initial(setup)
-    for layer, row in enumerate(resident):
-        _check_budget(row, int(budgets[layer]), layer)
-    slots = budgets.tolist()
+    residency = Residency(policy, setup)
     for pass_ in passes:
-        before, resident = resident, resident.copy()
-        decisions = []
-        for layer, counts in enumerate(pass_.counts):
-            view = _view(pass_, layer, counts=counts, resident=resident[layer], budget=slots[layer])
-            decision = policy.decide(view)
-            if decision is not KEEP:
-                _apply(decision, view)
-            decisions.append(decision)
-        serving = before if background else resident
-        yield PassPlacement(pass_=pass_, decisions=tuple(decisions), resident=serving)
+        residency.begin(pass_.key)
+        decisions = tuple(
+            residency.decide(layer, counts) for layer, counts in enumerate(pass_.counts)
+        )
+        yield PassPlacement(pass_=pass_, decisions=decisions, resident=residency.serving)
 
 
 def popularity(trace: Trace, *, window: Window = Window.BLOCK) -> FloatArray:
@@ -312,15 +358,15 @@ def _load(tokens: Counts) -> Load:
 
 
 def _view(
-    pass_: WindowedPass, layer: int, *, counts: IntArray, resident: BoolArray, budget: int
+    key: PassKey, layer: int, *, counts: IntArray, resident: BoolArray, budget: int
 ) -> LayerView:
     return LayerView(
         layer=layer,
-        request=pass_.request,
-        block=pass_.block,
-        generated_block=pass_.generated_block,
-        step=pass_.step,
-        kind=pass_.kind,
+        request=key.request,
+        block=key.block,
+        generated_block=key.generated_block,
+        step=key.step,
+        kind=key.kind,
         counts=counts,
         resident=resident,
         budget=budget,

@@ -6,7 +6,7 @@ Dimension letters: L mixture layers, T tokens of the pass, K experts per token, 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -162,6 +162,16 @@ class _Filtered:
         return (item for item in self.passes if item.request in self.requests)
 
 
+class PassKey(NamedTuple):
+    """Which pass: attributes as in `Pass` and `WindowedPass`."""
+
+    request: int
+    block: int
+    generated_block: int
+    step: int
+    kind: Kind
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WindowedPass:
     """A pass as a window computes it: what the simulator and the policies see.
@@ -187,3 +197,8 @@ class WindowedPass:
     context: int
     counts: Counts
     requests: int = 1
+
+    @property
+    def key(self) -> PassKey:
+        """Which pass it is."""
+        return PassKey(self.request, self.block, self.generated_block, self.step, self.kind)
