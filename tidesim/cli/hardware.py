@@ -89,19 +89,20 @@ def measure_machine(
     json: Json = False,
 ) -> None:
     """Measure this machine and write its profile."""
-    from tidesim.runtime.measure import measure  # noqa: PLC0415
+    from tidesim.runtime.backends import make_backend  # noqa: PLC0415
+    from tidesim.runtime.measure import check_measurable, measure  # noqa: PLC0415
 
     spec = load_model_spec(model)
+    check_measurable(spec, seconds)
+    made = make_backend(backend, cpu_workers=cpu_workers, link_bytes_per_s=link_bytes_per_s)
     check_writable(file)
     columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
     with Progress(*columns, console=err, transient=True) as bar:
         task = bar.add_task("measure", total=seconds)
         profile = measure(
             spec,
-            backend,
+            made,
             seconds=seconds,
-            link_bytes_per_s=link_bytes_per_s,
-            cpu_workers=cpu_workers,
             name=name,
             observe=lambda part, went: bar.update(task, description=part, advance=went),
         )

@@ -19,7 +19,7 @@ from tidesim.hardware import FORMAT, VERSION, HardwareProfile
 from tidesim.memory import gigabytes
 from tidesim.model_spec import ModelSpec
 from tidesim.runtime import micro
-from tidesim.runtime.backends import Backend, make_backend
+from tidesim.runtime.backends import Backend
 from tidesim.runtime.bench import Bench, Timing
 from tidesim.runtime.measure_scenes import Findings, Grid, looped, moving, pieces, together
 from tidesim.runtime.model import TORCH_DTYPES
@@ -46,13 +46,27 @@ class _Measured:
         self.numbers[key] = {"value": rounded, "source": source, "kind": "measured"}
 
 
+def check_measurable(spec: ModelSpec, seconds: float) -> None:
+    """Refuse what cannot be measured.
+
+    Raises
+    ------
+    SettingError
+        An impossible time, or a model without mixture layers.
+    """
+    if not LEAST_S <= seconds <= MOST_S:
+        raise SettingError(
+            f"seconds is {seconds} but must be between {LEAST_S:.0f} and {MOST_S:.0f}"
+        )
+    if not spec.moe_layers:
+        raise SettingError(f"{spec.name} has no mixture layers; give a model that has experts")
+
+
 def measure(
     spec: ModelSpec,
-    backend: str,
+    backend: Backend,
     *,
     seconds: float = 120.0,
-    link_bytes_per_s: float | None = None,
-    cpu_workers: int | None = None,
     name: str | None = None,
     observe: Observe = lambda _part, _seconds: None,
 ) -> HardwareProfile:
@@ -62,13 +76,10 @@ def measure(
     ----------
     spec : ModelSpec
         The sizes that curves are measured at.
-    backend : str
-        ``cpu`` or ``cuda``.
+    backend : Backend
+        Not entered yet.
     seconds : float
-        About how long it may take; large models take what one round of every point takes.
-    link_bytes_per_s : float or None
-        Pace the link of backend ``cpu``.
-    cpu_workers : int or None
+        About how long it may take; large models take what two rounds of every point take.
     name : str or None
         The machine's name in the profile.
     observe : callable
@@ -77,21 +88,17 @@ def measure(
     Raises
     ------
     SettingError
-        An impossible time, backend or rate, or a model without mixture layers.
+        As `check_measurable`.
     CapacityError
         The model's sizes do not fit the machine.
+    RunError
+        An operation failed.
     """
-    if not LEAST_S <= seconds <= MOST_S:
-        raise SettingError(
-            f"seconds is {seconds} but must be between {LEAST_S:.0f} and {MOST_S:.0f}"
-        )
-    if not spec.moe_layers:
-        raise SettingError(f"{spec.name} has no mixture layers; give a model that has experts")
+    check_measurable(spec, seconds)
     used = fewer_layers(spec, _memory_bytes() // SPARE)
-    with make_backend(backend, cpu_workers=cpu_workers, link_bytes_per_s=link_bytes_per_s) as made:
-        with torch.inference_mode():
-            found = _measure(used, made, seconds, observe)
-        machine = _machine(made, spec, used, name, link_bytes_per_s)
+    with backend, torch.inference_mode():
+        found = _measure(used, backend, seconds, observe)
+        machine = _machine(backend, spec, used, name)
     return _profile(machine, found)
 
 
@@ -285,16 +292,15 @@ def last_level_cache_bytes() -> int:
 
 
 def _machine(
-    backend: Backend, spec: ModelSpec, used: ModelSpec, name: str | None, paced: float | None
+    backend: Backend, spec: ModelSpec, used: ModelSpec, name: str | None
 ) -> dict[str, str]:
     cache = last_level_cache_bytes()
     fits = used.all_experts_bytes <= cache
     regime = "fit it, so weights are warm" if fits else "exceed it, so weights are cold"
-    link = "" if paced is None else f" Link paced to {paced:.4g} bytes/s."
     return {
         "name": name or f"{platform.node() or 'this machine'} ({backend.name})",
         "note": (
-            f"{backend.machine}; {platform.system()} {platform.machine()}.{link} "
+            f"{backend.machine}; {platform.system()} {platform.machine()}. "
             f"Curves at the sizes of {spec.name}, {used.moe_layers} of {spec.moe_layers} mixture "
             f"layers. Last-level cache {cache >> 20} MiB; the experts of all layers measured, "
             f"{gigabytes(used.all_experts_bytes, up=True)}, {regime} as a run of them finds them."
