@@ -74,6 +74,10 @@ class Samples:
         timing = self.timing(name, points)
         return timing.seconds if timing else 0.0
 
+    def spreads(self) -> list[float]:
+        """Return how far the times of every operation at every point spread."""
+        return [Timing.of(each).spread for each in self._values.values()]
+
 
 class Still(PolicyBase):
     """Experts 0 .. budget - 1 stay resident."""

@@ -9,6 +9,7 @@ import platform
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import torch
@@ -39,6 +40,7 @@ class _Measured:
 
     numbers: dict[str, dict[str, Any]] = field(default_factory=dict)
     curves: dict[str, dict[str, Any]] = field(default_factory=dict)
+    spread: float = 0.0
 
     def put(self, key: str, value: float, source: str) -> None:
         """Keep a number, rounded to four digits."""
@@ -98,7 +100,7 @@ def measure(
     used = fewer_layers(spec, _memory_bytes() // SPARE)
     with backend, torch.inference_mode():
         found = _measure(used, backend, seconds, observe)
-        machine = _machine(backend, spec, used, name)
+        machine = _machine(backend, spec, used, name, found.spread)
     return _profile(machine, found)
 
 
@@ -129,6 +131,7 @@ def _measure(spec: ModelSpec, backend: Backend, seconds: float, observe: Observe
         seen[engine.name] = moving(
             bench, engine, spent["moving"] / 2, lambda s: observe("moving", s)
         )
+    found.spread = median(each for part in seen.values() for each in part.spreads)
     _put_tidesim(found, seen)
     _put_reference(found, seen, spec)
     _put_fused(found, spec)
@@ -292,7 +295,7 @@ def last_level_cache_bytes() -> int:
 
 
 def _machine(
-    backend: Backend, spec: ModelSpec, used: ModelSpec, name: str | None
+    backend: Backend, spec: ModelSpec, used: ModelSpec, name: str | None, spread: float
 ) -> dict[str, str]:
     cache = last_level_cache_bytes()
     fits = used.all_experts_bytes <= cache
@@ -303,7 +306,9 @@ def _machine(
             f"{backend.machine}; {platform.system()} {platform.machine()}. "
             f"Curves at the sizes of {spec.name}, {used.moe_layers} of {spec.moe_layers} mixture "
             f"layers. Last-level cache {cache >> 20} MiB; the experts of all layers measured, "
-            f"{gigabytes(used.all_experts_bytes, up=True)}, {regime} as a run of them finds them."
+            f"{gigabytes(used.all_experts_bytes, up=True)}, {regime} as a run of them finds them. "
+            f"Interquartile range of a time: {spread:.0%} in the middle of all, and more where "
+            "other work ran beside it."
         ),
     }
 

@@ -91,7 +91,12 @@ class Grid:
 
 @dataclass(kw_only=True)
 class Findings:
-    """Curves of a scene, seconds by name, and bytes with seconds of transfers there and back."""
+    """Curves of a scene, seconds by name, and bytes with seconds of transfers there and back.
+
+    `spreads` are the interquartile ranges of all its times over their medians.
+    """
+
+    spreads: list[float]
 
     curves: dict[str, dict[str, Any]] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
@@ -140,7 +145,7 @@ def pieces(bench: Bench, grid: Grid, seconds: float, observe: Observe) -> Findin
 
     attention = [samples.timing("attention", [at]) for at in range(len(places))]
     axes = {"tokens": grid.tokens, "context": grid.context}
-    found = Findings()
+    found = Findings(spreads=samples.spreads())
     found.curves["attention"] = make_curve(AttentionCurve, spec, axes, attention, how)
     for name, label, kind, counts in (
         ("dense_mlp", "dense MLP", DenseMlpCurve, grid.tokens),
@@ -178,7 +183,7 @@ def together(bench: Bench, grid: Grid, seconds: float, observe: Observe) -> Find
     with bench.scene(TIDESIM, budget) as scene:
         points = [partial(run, scene, *place) for place in places]
         samples = bench.sweep(points, seconds, observe)
-    found = Findings()
+    found = Findings(spreads=samples.spreads())
     for side in sides:
         at = [number for number, place in enumerate(places) if place[0] == side]
         timings = [samples.timing(f"experts {side}", [number]) for number in at]
@@ -218,7 +223,7 @@ def looped(bench: Bench, grid: Grid, seconds: float, observe: Observe) -> Findin
     with bench.scene(TIDE_REFERENCE, budget) as scene:
         points = [partial(run, scene, each) for each in grid.alone]
         samples = bench.sweep(points, seconds, observe)
-    found = Findings(seconds={"wait": samples.seconds("wait")})
+    found = Findings(spreads=samples.spreads(), seconds={"wait": samples.seconds("wait")})
     for side in ("gpu", "cpu"):
         timings = [samples.timing(f"expert {side}", [at]) for at in range(len(grid.alone))]
         if all(timings):
@@ -250,7 +255,7 @@ def moving(bench: Bench, engine: Engine, seconds: float, observe: Observe) -> Fi
     with bench.scene(engine, budget, Tide, interval=INTERVAL) as scene:
         samples = bench.sweep([partial(run, scene)] * STEPS, seconds, observe)
     steps = [samples.seconds("decide", [step]) for step in range(STEPS)]
-    found = Findings(seconds={"decide": sum(steps) / STEPS})
+    found = Findings(spreads=samples.spreads(), seconds={"decide": sum(steps) / STEPS})
     found.seconds |= {name: samples.seconds(name) for name in ("gap", "promote")}
     return found
 
