@@ -30,7 +30,7 @@ TIERS: tuple[set[str], ...] = (
     {"timeline", "critical_path", "measured"},
     {"placement", "records"},
     {"schedule_export"},
-    {"engines", "latency", "memory", "schedule"},
+    {"engines", "hardware_write", "latency", "memory", "schedule"},
     {"hardware", "trace"},
     {"hardware_schema", "model_spec"},
     {"resources", "strict"},
