@@ -179,7 +179,10 @@ class Trial:
         records, shares = self.measured.records, self.predicted.busy
         measured_s = None if records is None else busy_s(records)
         return {
-            str(name): (shares[name] * self.predicted_s, measured_s and measured_s[name])
+            str(name): (
+                shares[name] * self.predicted_s,
+                None if measured_s is None else measured_s[name],
+            )
             for name in Resource
         }
 
