@@ -10,7 +10,7 @@ import torch
 
 from tidesim.errors import SettingError
 from tidesim.model_spec import ModelSpec
-from tidesim.runtime.model import Context, Transformer, one_product_per_expert, rotary_table
+from tidesim.runtime.model import Context, Transformer, rotary_table, routed_experts
 from tidesim.runtime.training.corpus import is_heldout, read_corpus, train_tokenizer
 from tidesim.runtime.training.evaluate import bigram_nats, largest_token_share
 from tidesim.runtime.training.objective import (
@@ -75,7 +75,7 @@ def test_training_pass_computes_what_decoding_computes(spec):
     torch.manual_seed(0)
     model = start_run(spec, Recipe(seed=3), torch.device("cpu")).model
     for mixture in model.mixtures():
-        mixture.dispatch = one_product_per_expert
+        mixture.dispatch = routed_experts
     clean = torch.randint(2, 40, (8,))
     noised = torch.where(torch.rand(8) < 0.5, 1, clean)
     cos, sin = rotary_table(torch.arange(8).repeat(2), spec)
@@ -97,7 +97,7 @@ def test_training_dispatch_and_its_gradients_equal_autograd(spec):
     x = torch.randn(30, spec.hidden_size)
     experts, weights = mixture.gate(x)
     results = []
-    for dispatch in (one_product_per_expert, trainable_dispatch):
+    for dispatch in (routed_experts, trainable_dispatch):
         inputs, w = x.clone().requires_grad_(), weights.detach().clone().requires_grad_()
         mixture.zero_grad()
         y = dispatch(inputs, experts, w, mixture.experts)

@@ -7,7 +7,8 @@
     ├── SettingError     (ValueError)         an argument or option is out of its range
     ├── CapacityError    (ValueError)         something does not fit a machine's memory
     ├── NotFoundError    (FileNotFoundError)  no file or bundled resource of that name
-    └── OutputError      (OSError)            a result cannot be written
+    ├── OutputError      (OSError)            a result cannot be written
+    └── RunError         (RuntimeError)       a run on real hardware broke off
 
 The command line turns each into one sentence on stderr and exit status 2.
 """
@@ -35,3 +36,7 @@ class NotFoundError(TidesimError, FileNotFoundError):
 
 class OutputError(TidesimError, OSError):
     """A result cannot be written."""
+
+
+class RunError(TidesimError, RuntimeError):
+    """A run on real hardware broke off: a thread died, an operation failed."""

@@ -5,15 +5,17 @@ positions whose confidence exceeds a threshold, and at least its quota of the be
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from tidesim.errors import FormatError, SettingError
 from tidesim.runtime.model import KeyValueCache, Transformer, block_causal_mask
-from tidesim.trace.passes import Kind, Window
+from tidesim.trace.passes import Kind, PassKey, Window
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,6 +98,16 @@ class PassEvent:
 Observer = Callable[[PassEvent], None]
 
 
+class Frame(Protocol):
+    """What frames every pass: a runtime that places experts."""
+
+    def begin(self, key: PassKey) -> None:
+        """Begin a pass."""
+
+    def end(self) -> float:
+        """End the pass in progress, its choice of tokens included; return its seconds."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Decoded:
     """What decoding wrote.
@@ -161,6 +173,22 @@ def positions_to_write(
     return chosen
 
 
+def write_tokens(
+    ids: Tensor,
+    logits: Tensor,
+    masked: Tensor,
+    settings: DecodeSettings,
+    generator: torch.Generator,
+    *,
+    quota: int,
+) -> Tensor:
+    """Write what a step decides into a block's ids [T], in place; return where, [T] bool."""
+    candidates, confidence = choose(logits, settings, generator)
+    written = positions_to_write(confidence, masked, quota=quota, threshold=settings.threshold)
+    ids.copy_(torch.where(written, candidates, ids))
+    return written
+
+
 class Decoder:
     """The state of one request while it is decoded.
 
@@ -172,6 +200,10 @@ class Decoder:
     settings : DecodeSettings
     observe : callable, optional
         Called after every pass.
+    frame : Frame, optional
+        Told when every pass begins and ends.
+    request : int
+        Its number, for the frame.
 
     Raises
     ------
@@ -186,9 +218,12 @@ class Decoder:
         settings: DecodeSettings,
         *,
         observe: Observer | None = None,
+        frame: Frame | None = None,
+        request: int = 0,
     ) -> None:
         spec = model.spec
-        self.model, self.settings, self.observe = model, settings, observe
+        self.model, self.settings = model, settings
+        self.observe, self.frame, self.request = observe, frame, request
         self.mask_id = spec.mask_token_id if settings.mask_id is None else settings.mask_id
         self.eos_id = spec.eos_token_id if settings.eos_id is None else settings.eos_id
         self.prompt_length, self.block = len(prompt), settings.block_length
@@ -243,6 +278,16 @@ class Decoder:
     def _has_eos(self, end: int) -> bool:
         return bool((self.ids[self.prompt_length : end] == self.eos_id).any())
 
+    @contextmanager
+    def _framed(self, kind: Kind, block: int, step: int) -> Iterator[None]:
+        if self.frame is None:
+            yield
+            return
+        generated = -1 if kind is Kind.PREFILL else block - self.prompt_length // self.block
+        self.frame.begin(PassKey(self.request, block, generated, step, kind))
+        yield
+        self.frame.end()
+
     def _forward(self, start: int, end: int, *, last: int) -> tuple[Tensor, Tensor]:
         """Run positions start..end (window block) or 0..end (window full)."""
         self.passes += 1
@@ -258,7 +303,8 @@ class Decoder:
 
     def _prefill(self, tokens: int) -> None:
         if tokens and self.cache is not None:
-            _, routes = self._forward(0, tokens, last=0)
+            with self._framed(Kind.PREFILL, -1, 0):
+                _, routes = self._forward(0, tokens, last=0)
             self._emit(Kind.PREFILL, -1, 0, (0, tokens), routes)
 
     def _denoise(self, block: int) -> None:
@@ -269,14 +315,13 @@ class Decoder:
             masked = self.ids[start:end] == self.mask_id
             if not bool(masked.any()):
                 break
-            logits, routes = self._forward(start, end, last=self.block)
-            self._check_logits(logits)
-            candidates, confidence = choose(logits, settings, self.generator)
-            written = positions_to_write(
-                confidence, masked, quota=quota, threshold=settings.threshold
-            )
-            self.ids[start:end] = torch.where(written, candidates, self.ids[start:end])
-            self.written += int(written.sum())
+            with self._framed(Kind.DENOISE, block, step):
+                logits, routes = self._forward(start, end, last=self.block)
+                self._check_logits(logits)
+                written = write_tokens(
+                    self.ids[start:end], logits, masked, settings, self.generator, quota=quota
+                )
+                self.written += int(written.sum())
             self._emit_prefix(block, step, routes, earlier_steps=earlier_steps)
             self.steps += 1
             self.block_steps += 1
@@ -300,7 +345,8 @@ class Decoder:
         """Store the finished block's exact keys and values."""
         if self.cache is not None:
             span = (block * self.block, (block + 1) * self.block)
-            _, routes = self._forward(*span, last=0)
+            with self._framed(Kind.COMMIT, block, self.block_steps):
+                _, routes = self._forward(*span, last=0)
             self._emit(Kind.COMMIT, block, self.block_steps, span, routes)
 
     def _emit_prefix(self, block: int, step: int, routes: Tensor, *, earlier_steps: int) -> None:
@@ -370,6 +416,8 @@ def decode(
     settings: DecodeSettings,
     *,
     observe: Observer | None = None,
+    frame: Frame | None = None,
+    request: int = 0,
 ) -> Decoded:
     """Decode one request.
 
@@ -380,6 +428,10 @@ def decode(
     settings : DecodeSettings
     observe : callable, optional
         Called with a `PassEvent` after every pass.
+    frame : Frame, optional
+        Told when every pass begins and ends.
+    request : int
+        Its number, for the frame.
 
     Raises
     ------
@@ -388,7 +440,7 @@ def decode(
     FormatError
         The model computes NaN.
     """
-    decoder = Decoder(model, prompt, settings, observe=observe)
+    decoder = Decoder(model, prompt, settings, observe=observe, frame=frame, request=request)
     device = model.lm_head.weight.device
     started = _synchronised_clock(device)
     decoder.run()

@@ -15,11 +15,17 @@ from torch import Tensor, nn
 from tidesim.model_spec import ModelSpec
 
 Dispatch = Callable[[Tensor, Tensor, Tensor, "Experts"], Tensor]
+Run = Callable[[Tensor, Tensor, Tensor, "MixtureOfExperts"], Tensor]
+Mark = Callable[[str, int], None]
 TORCH_DTYPES = {
     "float32": torch.float32,
     "bfloat16": torch.bfloat16,
     "float16": torch.float16,
 }
+
+
+def unmarked(_label: str, _layer: int) -> None:
+    """Take no note of an operation."""
 
 
 class RMSNorm(nn.Module):
@@ -96,6 +102,8 @@ class Context:
         Position in the cache of the pass's first token.
     routes : list of ([T, K] experts)
         Filled by the mixture layers in order.
+    mark : callable
+        Called with its name and layer when an operation has been issued.
     """
 
     cos: Tensor
@@ -104,6 +112,7 @@ class Context:
     cache: KeyValueCache | None
     start: int
     routes: list[Tensor]
+    mark: Mark = unmarked
 
 
 class Attention(nn.Module):
@@ -213,11 +222,69 @@ def expert_product(x: Tensor, gate_up: Tensor, down: Tensor) -> Tensor:
     return (F.silu(gate) * up) @ down.T
 
 
-def one_product_per_expert(x: Tensor, experts: Tensor, weights: Tensor, bank: Experts) -> Tensor:
-    """Sum the chosen experts of every token in float32, in top-k order.
+def expert_products(x: Tensor, gate_up: Tensor, down: Tensor, ends: Tensor) -> Tensor:
+    """Apply many experts in one call, each as one product over exactly its tokens.
 
-    Each expert is one product over exactly its tokens, so that a row never depends on where the
-    expert's weights are.
+    A row's bits depend on its expert's tokens alone, not on which other experts share the call:
+    on the CPU they are those of `expert_product`.
+
+    Parameters
+    ----------
+    x : [n, H]
+        The tokens of expert 0, then those of expert 1, …
+    gate_up : [E, 2I, H]
+    down : [E, H, I]
+    ends : [E] int32
+        Where each expert's tokens end in `x`; the last is n.
+
+    Returns
+    -------
+    [n, H]
+    """
+    if not _groupable(gate_up):
+        return _looped_products(x, gate_up, down, ends)
+    gate, up = F.grouped_mm(x, gate_up.transpose(1, 2), offs=ends).chunk(2, dim=-1)
+    return F.grouped_mm(F.silu(gate) * up, down.transpose(1, 2), offs=ends)
+
+
+def _groupable(gate_up: Tensor) -> bool:
+    """Whether rows of both matrices, and of what lies between, start at multiples of 16 bytes."""
+    _, twice_intermediate, hidden = gate_up.shape
+    item = gate_up.element_size()
+    return hidden * item % 16 == 0 and twice_intermediate // 2 * item % 16 == 0
+
+
+def _looped_products(x: Tensor, gate_up: Tensor, down: Tensor, ends: Tensor) -> Tensor:
+    outputs, start = torch.empty_like(x), 0
+    for expert, end in enumerate(ends.tolist()):
+        if end > start:
+            outputs[start:end] = expert_product(x[start:end], gate_up[expert], down[expert])
+            start = end
+    return outputs
+
+
+def combine(outputs: Tensor, weights: Tensor) -> Tensor:
+    """Sum each token's experts in float32, in top-k order.
+
+    Parameters
+    ----------
+    outputs : [T * K, H]
+    weights : [T, K] float32
+
+    Returns
+    -------
+    [T, H] float32
+    """
+    tokens, top_k = weights.shape
+    weighted = outputs.view(tokens, top_k, -1).float() * weights[..., None]
+    total = weighted[:, 0]
+    for k in range(1, top_k):
+        total = total + weighted[:, k]
+    return total
+
+
+def routed_experts(x: Tensor, experts: Tensor, weights: Tensor, bank: Experts) -> Tensor:
+    """Compute the chosen experts of every token where their weights are, and sum them.
 
     Parameters
     ----------
@@ -230,36 +297,34 @@ def one_product_per_expert(x: Tensor, experts: Tensor, weights: Tensor, bank: Ex
     -------
     [T, H] float32
     """
-    tokens, top_k = experts.shape
     gate_up, down = bank.views(bank.bank)
     flat = experts.reshape(-1)
     order = flat.argsort(stable=True)
-    rows = order // top_k
-    counts = torch.bincount(flat, minlength=len(gate_up)).tolist()
-    outputs = x.new_empty(tokens * top_k, x.shape[-1])
-    start = 0
-    for expert, count in enumerate(counts):
-        if count:
-            end = start + count
-            outputs[order[start:end]] = expert_product(
-                x[rows[start:end]], gate_up[expert], down[expert]
-            )
-            start = end
-    weighted = outputs.view(tokens, top_k, -1).float() * weights[..., None]
-    total = weighted[:, 0]
-    for k in range(1, top_k):
-        total = total + weighted[:, k]
-    return total
+    counts = torch.bincount(flat, minlength=len(gate_up))
+    ends = counts.cumsum(0).to(torch.int32)
+    products = expert_products(x[order // experts.shape[1]], gate_up, down, ends)
+    outputs = torch.empty_like(products).index_copy_(0, order, products)
+    return combine(outputs, weights)
 
 
 class MixtureOfExperts(nn.Module):
-    """Routed experts plus shared experts."""
+    """Routed experts plus shared experts.
+
+    Attributes
+    ----------
+    dispatch : callable
+        Computes the routed experts: `routed_experts`, or another that gives the same sums.
+    run : callable or None
+        Computes routed *and* shared experts instead, for a runtime that overlaps the two:
+        ``run(x, experts, weights, mixture)`` returns [T, H] in the dtype of x.
+    """
 
     def __init__(self, spec: ModelSpec) -> None:
         super().__init__()
         self.gate = Router(spec)
         self.experts = Experts(spec)
-        self.dispatch: Dispatch = one_product_per_expert
+        self.dispatch: Dispatch = routed_experts
+        self.run: Run | None = None
         self.shared_experts = (
             MLP(spec.hidden_size, spec.moe_intermediate_size * spec.num_shared_experts)
             if spec.num_shared_experts
@@ -271,6 +336,8 @@ class MixtureOfExperts(nn.Module):
         flat = x.reshape(-1, x.shape[-1])
         experts, weights = self.gate(flat)
         context.routes.append(experts)
+        if self.run is not None:
+            return self.run(flat, experts, weights, self).view(x.shape)
         y = self.dispatch(flat, experts, weights, self.experts).to(x.dtype).view(x.shape)
         return y if self.shared_experts is None else y + self.shared_experts(x)
 
@@ -280,6 +347,7 @@ class Layer(nn.Module):
 
     def __init__(self, spec: ModelSpec, layer: int) -> None:
         super().__init__()
+        self.layer = layer
         self.input_layernorm = RMSNorm(spec.hidden_size, spec.rms_norm_eps)
         self.attention = Attention(spec, layer)
         self.post_attention_layernorm = RMSNorm(spec.hidden_size, spec.rms_norm_eps)
@@ -292,12 +360,12 @@ class Layer(nn.Module):
         """Transform [batch, T, H]."""
         x = x + self.attention(self.input_layernorm(x), context)
         normed = self.post_attention_layernorm(x)
-        y = (
-            self.mlp(normed, context)
-            if isinstance(self.mlp, MixtureOfExperts)
-            else self.mlp(normed)
-        )
-        return x + y  # type: ignore[no-any-return]
+        context.mark("attention", self.layer)
+        if isinstance(self.mlp, MixtureOfExperts):
+            return x + self.mlp(normed, context)  # type: ignore[no-any-return]
+        x = x + self.mlp(normed)
+        context.mark("dense MLP", self.layer)
+        return x
 
 
 class Transformer(nn.Module):
@@ -306,6 +374,7 @@ class Transformer(nn.Module):
     def __init__(self, spec: ModelSpec) -> None:
         super().__init__()
         self.spec = spec
+        self.mark: Mark = unmarked
         self.word_embeddings = nn.Embedding(spec.vocab_size, spec.hidden_size)
         self.layers = nn.ModuleList(Layer(spec, layer) for layer in range(spec.num_hidden_layers))
         self.norm = RMSNorm(spec.hidden_size, spec.rms_norm_eps)
@@ -353,7 +422,9 @@ class Transformer(nn.Module):
         """
         positions = torch.arange(start, start + len(ids), device=ids.device)
         cos, sin = rotary_table(positions, self.spec)
-        context = Context(cos=cos, sin=sin, mask=mask, cache=cache, start=start, routes=[])
+        context = Context(
+            cos=cos, sin=sin, mask=mask, cache=cache, start=start, routes=[], mark=self.mark
+        )
         x = self.hidden(ids[None], positions, context)[0]
         if last is not None:
             x = x[len(x) - last :]

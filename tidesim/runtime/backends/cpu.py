@@ -1,0 +1,290 @@
+"""Backend ``cpu``: a two-processor stand-in that any machine can run.
+
+The "GPU" is the thread that runs the model, with slots of its own; the "CPU" is one worker thread
+or more; the "link" is another that copies bytes, at full speed or paced to a stated rate. Each
+stays on a core of its own where there are enough.
+"""
+
+import os
+import platform
+import time
+from collections.abc import Iterable
+from itertools import count
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from tidesim.errors import SettingError
+from tidesim.records import Resource
+from tidesim.runtime.backends.base import Backend, Ids, Misses
+from tidesim.runtime.model import expert_products
+from tidesim.runtime.workers import Latch, Worker, available_cores, stay_on
+from tidesim.trace.passes import PassKey
+
+_THREADS = 1  # inside an operator, on every worker: a product's bits depend on it
+
+
+class CpuBackend(Backend):
+    """Threads of one CPU as GPU, CPU and link.
+
+    Parameters
+    ----------
+    cpu_workers : int
+        Threads that share the missed experts of a layer.
+    link_bytes_per_s : float or None
+        Rate the link is paced to; None copies as fast as memory does.
+
+    Raises
+    ------
+    SettingError
+        A rate that is not above 0.
+    """
+
+    name = "cpu"
+    device = torch.device("cpu")
+
+    def __init__(self, *, cpu_workers: int = 1, link_bytes_per_s: float | None = None) -> None:
+        super().__init__()
+        if link_bytes_per_s is not None and not 0 < link_bytes_per_s < float("inf"):
+            raise SettingError(
+                f"the link's rate is {link_bytes_per_s} bytes/s but must be above 0; "
+                "leave it out for full speed"
+            )
+        self._count, self._rate = cpu_workers, link_bytes_per_s
+        self._since_s = self._began_s = self._landed_s = self._link_free_s = 0.0
+        self._threads = torch.get_num_threads()
+        self._cores = available_cores()
+
+    def __enter__(self) -> Self:
+        """Start the workers and keep every thread on its core."""
+        cores = self._cores
+        self._threads = torch.get_num_threads()
+        torch.set_num_threads(_THREADS)
+        alone = len(cores) >= 2 + self._count
+        if len(cores) > self._count:
+            stay_on(cores[0])
+        self.link = Worker("link", core=cores[-1] if alone else None)
+        self.workers = [
+            Worker(f"cpu {number}", core=cores[1 + number] if len(cores) > self._count else None)
+            for number in range(self._count)
+        ]
+        self._all = (self.link, *self.workers)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Stop the workers; give the calling thread its cores and threads back."""
+        for worker in self._all:
+            worker.stop()
+        torch.set_num_threads(self._threads)
+        if self._cores:
+            os.sched_setaffinity(0, set(self._cores))
+
+    @property
+    def machine(self) -> str:
+        """Processor, cores, versions and threads."""
+        return (
+            f"{processor()}, {len(self._cores) or os.cpu_count()} cores, "
+            f"{self._count} CPU worker(s), 1 thread per operator, torch {torch.__version__}, "
+            f"Python {platform.python_version()}"
+        )
+
+    def host_bank(self, bank: Tensor) -> Tensor:
+        """Return the bank as it is: all memory is the host's."""
+        return bank
+
+    def begin(self, key: PassKey) -> None:
+        """Begin a pass."""
+        self.recorder.begin(key)
+        self._since_s = self._began_s = time.perf_counter()
+
+    def end(self) -> float:
+        """Return the seconds of the pass: this thread has done all of it."""
+        return time.perf_counter() - self._began_s
+
+    def mark(
+        self,
+        label: str,
+        layer: int,
+        *,
+        resource: Resource = Resource.GPU,
+        experts: int = 0,
+        num_bytes: int = 0,
+    ) -> None:
+        """Record what this thread did since the last mark."""
+        now = time.perf_counter()
+        span = (self._since_s, now)
+        self.recorder.add(resource, span, label, layer, experts=experts, num_bytes=num_bytes)
+        self._since_s = now
+
+    def ids(self, experts: Tensor, layer: int) -> Ids:
+        """Copy expert ids to the host and wait for them."""
+        self.mark("router", layer)
+        sent = experts.to(torch.uint16)
+        received = torch.empty_like(sent)
+        latch = self._copy(received, sent, Resource.D2H, "ids", layer)
+        latch.wait()
+        self._since_s = self._landed_s
+        self.mark("sync", layer, resource=Resource.HOST)
+        return received.numpy().reshape(-1).astype(np.int64)
+
+    def read(self, experts: Tensor) -> Ids:
+        """Return expert ids; nothing is copied."""
+        return experts.numpy()
+
+    def to_device(self, array: npt.NDArray[Any]) -> Tensor:
+        """Return the array as a tensor; nothing is copied."""
+        return torch.from_numpy(array)
+
+    def copy_expert(
+        self, source: Tensor, slot: Tensor, label: str, layer: int, *, background: bool = False
+    ) -> Latch:
+        """Let the link copy one expert into a slot."""
+        return self._copy(
+            slot, source, Resource.H2D, label, layer, experts=1, background=background
+        )
+
+    def await_copies(self, copies: Iterable[Latch]) -> None:
+        """Wait for copies."""
+        for copy in copies:
+            copy.wait()
+        self._since_s = time.perf_counter()
+
+    def landed(self, copy: Latch) -> bool:
+        """Whether a copy has ended."""
+        return copy.is_open()
+
+    def start_misses(self, misses: Misses, layer: int) -> "_MissRun":
+        """Send the hidden states over the link, then to the CPU workers, and the result back."""
+        return _MissRun(self, misses, layer)
+
+    def result(self, handle: "_MissRun") -> Tensor:
+        """Wait for the products of misses."""
+        handle.latch.wait()
+        self._since_s = time.perf_counter()
+        return handle.returned
+
+    def _copy(
+        self,
+        target: Tensor,
+        source: Tensor,
+        resource: Resource,
+        label: str,
+        layer: int,
+        *,
+        experts: int = 0,
+        background: bool = False,
+    ) -> Latch:
+        latch, key = Latch(self._all), self.recorder.key
+
+        def task() -> None:
+            self.link_copy(target, source, resource, label, layer, experts=experts, key=key)
+            latch.open()
+
+        self.link.submit(task, latch, background=background)
+        return latch
+
+    def link_copy(
+        self,
+        target: Tensor,
+        source: Tensor,
+        resource: Resource,
+        label: str,
+        layer: int,
+        *,
+        experts: int = 0,
+        key: PassKey,
+    ) -> None:
+        """Copy on the link's thread, no faster than its rate."""
+        start_s = time.perf_counter()
+        target.copy_(source)
+        if self._rate is not None:
+            self._link_free_s = max(self._link_free_s, start_s) + source.nbytes / self._rate
+            time.sleep(max(0.0, self._link_free_s - time.perf_counter()))
+        self._landed_s = end_s = time.perf_counter()
+        span, size = (start_s, end_s), source.nbytes
+        self.recorder.add(resource, span, label, layer, experts=experts, num_bytes=size, key=key)
+
+
+class _MissRun:
+    """One layer's misses on their way: down the link, through the CPU workers, and back."""
+
+    def __init__(self, backend: CpuBackend, misses: Misses, layer: int) -> None:
+        self.latch = Latch(backend._all)
+        self._backend, self._misses, self._layer = backend, misses, layer
+        self._key = backend.recorder.key
+        self._hidden = torch.empty_like(misses.x)
+        self._products = misses.x.new_empty(len(misses.rows), misses.x.shape[1])
+        self.returned = torch.empty_like(self._products)
+        self._spans: list[tuple[float, float]] = []
+        self._done = count(1)
+        self._shares = shares(misses, len(backend.workers))
+        backend.link.submit(self._send, self.latch)
+
+    def _send(self) -> None:
+        self._link(self._hidden, self._misses.x, Resource.D2H, "hidden")
+        for worker, share in zip(self._backend.workers, self._shares, strict=False):
+            worker.submit(lambda share=share: self._compute(share), self.latch)  # type: ignore[misc]
+
+    def _compute(self, share: tuple[int, int]) -> None:
+        start_s, misses = time.perf_counter(), self._misses
+        low, high = share
+        first = int(misses.ends[low - 1]) if low else 0
+        last = int(misses.ends[high - 1])
+        rows = torch.from_numpy(misses.rows[first:last])
+        ends = torch.from_numpy(misses.ends[low:high] - np.int32(first))
+        weights = misses.gate_up[low:high], misses.down[low:high]
+        self._products[first:last] = expert_products(self._hidden[rows], *weights, ends)
+        self._spans.append((start_s, time.perf_counter()))
+        if next(self._done) == len(self._shares):  # the last share
+            self._record()
+            self._backend.link.submit(self._return, self.latch)
+
+    def _record(self) -> None:
+        starts, ends = zip(*self._spans, strict=True)
+        number = self._misses.experts
+        self._backend.recorder.add(
+            Resource.CPU,
+            (min(starts), max(ends)),
+            f"experts cpu ({number})",
+            self._layer,
+            experts=number,
+            key=self._key,
+        )
+
+    def _return(self) -> None:
+        self._link(self.returned, self._products, Resource.H2D, "result")
+        self.latch.open()
+
+    def _link(self, target: Tensor, source: Tensor, resource: Resource, label: str) -> None:
+        self._backend.link_copy(target, source, resource, label, self._layer, key=self._key)
+
+
+def shares(misses: Misses, workers: int) -> list[tuple[int, int]]:
+    """Cut the experts into at most `workers` runs of ids with about as many distinct experts each.
+
+    Returns
+    -------
+    list of (first expert, expert after the last)
+    """
+    active = np.flatnonzero(np.diff(misses.ends, prepend=0))
+    parts = [part for part in np.array_split(active, workers) if len(part)]
+    return [(int(part[0]), int(part[-1]) + 1) for part in parts]
+
+
+def processor() -> str:
+    """Return the processor's name where the system tells it."""
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as lines:  # noqa: PTH123
+            names = [line.partition(":")[2].strip() for line in lines if "model name" in line]
+    except OSError:
+        names = []
+    return names[0] if names else platform.processor() or platform.machine()
