@@ -4,7 +4,8 @@ Repeats are interleaved: every configuration once, then every one again, so that
 drifts while it measures does so for all of them.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Protocol
@@ -184,7 +185,7 @@ def run_validation(
     profile : HardwareProfile
         Of the machine that `replay` runs on.
     replay : callable
-        See `Replay`; `replay_on` makes the real one.
+        See `Replay`; `replaying` gives the real one.
     configurations : sequence of Configuration
         To score; of two that come to the same run, the first counts.
     calibration : sequence of Configuration
@@ -240,8 +241,13 @@ def run_validation(
 def measure(
     cases: dict[str, Case], replay: Replay, *, repeats: int, stage: Stage
 ) -> dict[str, MeasuredRun]:
-    """Run every case, then every case again; records are kept in the last round."""
+    """Run every case, then every case again; records are kept in the last round.
+
+    One run before them, which does not count, warms caches, memory and clocks.
+    """
     rounds: dict[str, list[MeasuredRun]] = {name: [] for name in cases}
+    stage("warm up")
+    replay(next(iter(cases.values())), keep_records=False)
     for number in range(repeats):
         for name, case in cases.items():
             stage(f"run {number + 1} of {repeats}: {name}")
@@ -311,26 +317,46 @@ def _is_new(case: Case, cases: dict[str, Case]) -> bool:
     return name_of(case) not in map(name_of, cases.values())
 
 
-def replay_on(backend: str) -> Replay:
-    """Return what runs a case for real on a backend, ``cpu`` or ``cuda``."""
+@contextmanager
+def replaying(
+    spec: ModelSpec,
+    backend: str,
+    *,
+    cpu_workers: int | None = None,
+    link_bytes_per_s: float | None = None,
+) -> Iterator[Replay]:
+    """Give what runs cases for real: real copies and products, random weights of a model's sizes.
 
-    def replay_case(case: Case, *, keep_records: bool) -> MeasuredRun:
-        from tidesim.runtime.replay import replay  # noqa: PLC0415 (imports torch)
+    Parameters
+    ----------
+    spec : ModelSpec
+        The sizes of every case.
+    backend : str
+        ``cpu`` or ``cuda``.
+    cpu_workers, link_bytes_per_s
+        As `tidesim.runtime.backends.make_backend`.
 
-        measured = replay(
-            case.passes(),
-            case.spec,
-            case.policy,
-            case.known,
-            backend=backend,
-            repeats=1,
-            keep_records=keep_records,
-        )
-        return replace(
-            measured,
-            sizes=sizes_label(case.trace.meta.model, case.spec),
-            provenance=case.trace.meta.provenance,
-            trace_sha256=case.trace.sha256,
-        )
+    Raises
+    ------
+    SettingError, CapacityError
+        An unknown backend or one that is not here; a model that does not fit.
+    """
+    from tidesim.runtime.backends import make_backend  # noqa: PLC0415 (imports torch)
+    from tidesim.runtime.replay import About, Replayer  # noqa: PLC0415 (imports torch)
 
-    return replay_case
+    with make_backend(
+        backend, cpu_workers=cpu_workers, link_bytes_per_s=link_bytes_per_s
+    ) as machine:
+        replayer = Replayer(spec, machine)
+
+        def replay(case: Case, *, keep_records: bool) -> MeasuredRun:
+            about = About(
+                sizes=sizes_label(case.trace.meta.model, case.spec),
+                provenance=case.trace.meta.provenance,
+                trace_sha256=case.trace.sha256,
+            )
+            return replayer.run(
+                case.passes(), case.policy, case.known, keep_records=keep_records, about=about
+            )
+
+        yield replay
