@@ -25,7 +25,7 @@ from tidesim.trace.passes import Trace
 from tidesim.validate import Report, Tolerances, Trial, validate
 
 REPEATS = 5
-PASSES = 250  # enough for percentiles, few enough for minutes
+PASSES = 150  # enough for percentiles, few enough for minutes
 
 Stage = Callable[[str], None]
 
