@@ -1,5 +1,6 @@
 """``tidesim validate``: predictions against real runs; status 1 where they are too far apart."""
 
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -115,13 +116,18 @@ def validate(
     check_schedule(plan, whole, profile, sizes=spec, forced=force)
     requests, split_name = choose_split(whole, split)
     chosen = only_requests(requests, integers(only, "--requests"), split_name)
-    with (
-        progress() as bar,
-        replaying(
-            spec, backend, cpu_workers=cpu_workers, link_bytes_per_s=link_bytes_per_s
-        ) as replay,
-    ):
-        task = bar.add_task("prepare", total=None)
+    with ExitStack() as stack:
+        replay = stack.enter_context(
+            replaying(spec, backend, cpu_workers=cpu_workers, link_bytes_per_s=link_bytes_per_s)
+        )
+        bar = progress()
+        task = bar.add_task("", total=None)
+
+        def stage(text: str) -> None:
+            if not bar.live.is_started:  # nothing is shown before the settings are checked
+                stack.enter_context(bar)
+            bar.update(task, description=text, advance=1)
+
         outcome = run_validation(
             chosen if only else some_requests(chosen),
             profile,
@@ -132,7 +138,7 @@ def validate(
             popularity_from=splits(whole)[0],
             repeats=repeats,
             tolerances=tolerances,
-            stage=lambda text: bar.update(task, description=text, advance=1),
+            stage=stage,
         )
     if out is not None:
         from tidesim.report.validate_page import write_validate_page  # noqa: PLC0415 (plotly)

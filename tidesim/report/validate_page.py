@@ -123,7 +123,7 @@ def _percent(value: float | None) -> float | None:
 
 def _calibration(report: Report) -> Section:
     names = ", ".join(trial.name for trial in report.trials if trial.calibration)
-    rows = [[key, before, after] for key, (before, after) in report.calibrated.items()]
+    rows: Rows = [[key, before, after] for key, (before, after) in report.calibrated.items()]
     return Section(
         "Calibration",
         text=f"These numbers of the profile were fitted to {names}, which are not scored.",
@@ -138,7 +138,7 @@ def _resources(report: Report) -> Iterator[Section]:
     resources = list(report.scored[0].busy)
     columns = ["configuration", *(f"{name} {side} s" for name in resources
                                   for side in ("predicted", "measured"))]  # fmt: skip
-    rows = [
+    rows: Rows = [
         [trial.name, *(value for name in resources for value in trial.busy[name])]
         for trial in report.scored
     ]
