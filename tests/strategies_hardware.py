@@ -1,10 +1,12 @@
 """Hypothesis strategies for machines: small dictionaries first, profiles built from them."""
 
-from typing import Any
+import math
+from typing import Any, get_args
 
 from hypothesis import strategies as st
 
-from tidesim.hardware import HardwareProfile
+from tidesim.hardware import Curve, HardwareProfile
+from tidesim.hardware_schema import CopyCurve, Curves
 
 ENGINES = ("tide-reference", "tidesim")
 
@@ -99,3 +101,38 @@ def profile_dicts() -> st.SearchStrategy[dict[str, Any]]:
 def profiles() -> st.SearchStrategy[HardwareProfile]:
     """Draw a complete, valid profile without curves."""
     return profile_dicts().map(HardwareProfile.from_dict)
+
+
+def curve_dicts(kind: type[Curve]) -> st.SearchStrategy[dict[str, Any]]:
+    """Draw one curve of a kind, with sizes that suit no model."""
+
+    def on_grid(axes: dict[str, list[int]]) -> st.SearchStrategy[dict[str, Any]]:
+        points = math.prod(len(axis) for axis in axes.values())
+        seconds = st.lists(st.floats(1e-9, 1e3), min_size=points, max_size=points)
+        own = {name: st.integers(1, 9) for name in sizes}
+        text = {name: st.just("drawn") for name in ("source", "dtype") if name in fields}
+        return st.fixed_dictionaries(
+            {**own, **text, "seconds": seconds, "kind": st.just("measured")}
+        ).map(lambda curve: curve | axes)
+
+    fields = set(kind.model_fields)
+    sizes = sorted(fields - {*kind.axes, "seconds", "source", "dtype", "kind"})
+    grids = st.sets(st.integers(0, 10**9), min_size=1, max_size=3).map(sorted)
+    return st.fixed_dictionaries(dict.fromkeys(kind.axes, grids)).flatmap(on_grid)
+
+
+def curves() -> st.SearchStrategy[dict[str, Any]]:
+    """Draw the curves of a profile, any of which may be absent."""
+    kinds = {
+        name: get_args(info.annotation)[0]
+        for name, info in Curves.model_fields.items()
+        if name != "copies"
+    }
+    copies = dict.fromkeys(("h2d", "d2h", "h2d_pageable", "d2h_pageable"), curve_dicts(CopyCurve))
+    return st.fixed_dictionaries(
+        {},
+        optional={
+            **{name: curve_dicts(kind) for name, kind in kinds.items()},
+            "copy": st.fixed_dictionaries({}, optional=copies),
+        },
+    )

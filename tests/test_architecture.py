@@ -21,7 +21,8 @@ PACKAGES = ("tidesim", "solver")
 TIERS: tuple[set[str], ...] = (
     {"cli"},
     {"demo"},
-    {"report", "validate", "plan", "sweep", "compare"},
+    {"report", "harness"},
+    {"validate", "calibrate", "plan", "sweep", "compare"},
     {"optimize"},
     {"closed_form"},
     {"costs"},
@@ -30,7 +31,7 @@ TIERS: tuple[set[str], ...] = (
     {"timeline", "critical_path", "measured"},
     {"placement", "records"},
     {"schedule_export"},
-    {"engines", "latency", "memory", "schedule"},
+    {"engines", "hardware_write", "latency", "memory", "schedule"},
     {"hardware", "trace"},
     {"hardware_schema", "model_spec"},
     {"resources", "strict"},

@@ -1,3 +1,5 @@
+from typing import get_args
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -6,6 +8,7 @@ from strategies_hardware import ENGINES, profiles
 
 from tidesim.errors import FormatError
 from tidesim.hardware import HardwareProfile, load_profile
+from tidesim.hardware_schema import Curves
 from tidesim.latency import (
     ATTENTION_KERNELS,
     HEAD_KERNELS,
@@ -17,7 +20,7 @@ from tidesim.latency import (
     Latency,
     needed_keys,
 )
-from tidesim.model_spec import MODELS
+from tidesim.model_spec import MODELS, ModelSpec
 
 MINI = MODELS["llada2.0-mini"]
 FLASH = MODELS["llada2.0-flash"]
@@ -369,6 +372,68 @@ def test_a_batch_takes_less_attention_than_the_curve_says_of_one_request() -> No
     assert two < one
 
 
+def token_curve(name: str, seconds: list[float]) -> dict[str, object]:
+    """Build a curve over 10 and 20 tokens at the shapes of LLaDA2.0-mini."""
+    fields = Curves.model_fields[name].annotation
+    sizes = {
+        field: getattr(MINI, field)
+        for field in get_args(fields)[0].model_fields
+        if field in ModelSpec.model_fields
+    }
+    return {**sizes, "tokens": [10, 20], "seconds": seconds, "source": "t", "kind": "measured"}
+
+
+def with_curve(name: str, **values: float) -> HardwareProfile:
+    data = machine({"cpu_workers": 2}, **RATES, **values).model_dump(
+        by_alias=True, exclude_none=True
+    )
+    return HardwareProfile.from_dict(data | {"curves": {name: token_curve(name, [1e-3, 3e-3])}})
+
+
+PIECES = ("router", "shared", "dense_mlp", "combine", "head", "gpu_expert", "cpu_expert")
+
+
+@pytest.mark.parametrize("name", PIECES)
+def test_a_curve_over_tokens_alone_counts_for_its_piece(name: str) -> None:
+    latency = Latency(with_curve(name), MINI, engine="hand")
+    formula = Latency(machine({"cpu_workers": 2}, **RATES), MINI, engine="hand")
+    timed, by_formula = (getattr(each, f"{name}_s") for each in (latency, formula))
+
+    assert timed(15) == pytest.approx(2e-3)
+    assert timed(40) == pytest.approx(3e-3 * by_formula(40) / by_formula(20))
+    assert latency.basis(name, 15) is Basis.CURVE
+    assert latency.basis(name, 40) is Basis.EXTRAPOLATED
+    others = set(PIECES) - {name}
+    assert all(latency.basis(other, 15) is Basis.FORMULA for other in others)
+
+
+@pytest.mark.parametrize("name", PIECES)
+def test_a_curve_over_tokens_does_not_count_for_another_shape(name: str) -> None:
+    latency = Latency(with_curve(name), FLASH, engine="hand")
+
+    expected = getattr(
+        Latency(machine({"cpu_workers": 2}, **RATES), FLASH, engine="hand"), f"{name}_s"
+    )
+    assert latency.basis(name, 15) is Basis.FORMULA
+    assert getattr(latency, f"{name}_s")(15) == pytest.approx(expected(15))
+
+
+def test_curves_of_one_expert_come_on_top_of_its_call_and_serve_arrays() -> None:
+    costs = {"gpu_expert_call_s": 1.0, "cpu_expert_call_s": 2.0}
+    data = machine(costs, **RATES).model_dump(by_alias=True, exclude_none=True)
+    curves = {name: token_curve(name, [1e-3, 3e-3]) for name in ("gpu_expert", "cpu_expert")}
+    latency = Latency(HardwareProfile.from_dict(data | {"curves": curves}), MINI, engine="hand")
+
+    assert latency.gpu_expert_s(np.array([0, 10, 15])) == pytest.approx([0.0, 1.001, 1.002])
+    assert latency.cpu_expert_s(np.array([0, 10, 15])) == pytest.approx([0.0, 2.001, 2.002])
+
+
+def test_an_override_scales_a_curve_over_tokens() -> None:
+    faster = with_curve("shared").with_overrides({"gpu.memory_bytes_per_s": 2e12})
+
+    assert Latency(faster, MINI, engine="hand").shared_s(10) == pytest.approx(0.5e-3)
+
+
 def test_beyond_a_curve_its_nearest_point_is_scaled_by_the_formula() -> None:
     latency = Latency(curved(), MINI, engine="hand")
 
@@ -385,6 +450,18 @@ def test_an_override_scales_a_curve_it_concerns() -> None:
 
     assert latency.copy_s(2000, Direction.H2D, pinned=True) == pytest.approx(1.0 + 1.5e-6)
     assert latency.gpu_call_s(20, 20) == pytest.approx(2e-5)
+
+
+def test_a_calibrated_number_leaves_curves_as_they_are_and_per_call_costs_add() -> None:
+    fitted = curved().calibrated(
+        {"gpu.launch_s": 1.0, "engine.hand.copy_call_s": 3.0}, source="calibrated on a run"
+    )
+
+    before, after = (Latency(profile, MINI, engine="hand") for profile in (curved(), fitted))
+
+    assert after.attention_s(32, 50) == pytest.approx(before.attention_s(32, 50))
+    assert after.router_s(32) - before.router_s(32) > 1
+    assert after.copy_s(1500, Direction.H2D, pinned=True) == pytest.approx(3.0 + 2e-6)
 
 
 def test_a_curve_of_another_shape_does_not_count() -> None:

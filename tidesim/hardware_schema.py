@@ -176,6 +176,70 @@ class AttentionCurve(Curve):
     context: _Axis
 
 
+class RouterCurve(Curve):
+    """One mixture layer's router, over tokens."""
+
+    axes = ("tokens",)
+    hidden_size: _Size
+    num_experts: _Size
+    n_group: _Size
+    topk_group: _Size
+    num_experts_per_tok: _Size
+    dtype: _Text
+    tokens: _Axis
+
+
+class SharedCurve(Curve):
+    """The shared experts of a mixture layer, over tokens."""
+
+    axes = ("tokens",)
+    hidden_size: _Size
+    moe_intermediate_size: _Size
+    num_shared_experts: _Size
+    dtype: _Text
+    tokens: _Axis
+
+
+class DenseMlpCurve(Curve):
+    """The MLP of a dense layer, over tokens."""
+
+    axes = ("tokens",)
+    hidden_size: _Size
+    intermediate_size: _Size
+    dtype: _Text
+    tokens: _Axis
+
+
+class CombineCurve(Curve):
+    """The sum of a mixture layer's expert outputs, over tokens."""
+
+    axes = ("tokens",)
+    hidden_size: _Size
+    num_experts_per_tok: _Size
+    dtype: _Text
+    tokens: _Axis
+
+
+class HeadCurve(Curve):
+    """Final norm, output head, softmax and the choice of tokens, over the positions decoded."""
+
+    axes = ("tokens",)
+    hidden_size: _Size
+    vocab_size: _Size
+    dtype: _Text
+    tokens: _Axis
+
+
+class OneExpertCurve(Curve):
+    """One expert by itself, over its tokens, for one expert shape."""
+
+    axes = ("tokens",)
+    hidden_size: _Size
+    moe_intermediate_size: _Size
+    dtype: _Text
+    tokens: _Axis
+
+
 class CopyCurves(Strict):
     """Copy curves by direction and, with ``_pageable``, for memory that is not pinned."""
 
@@ -191,4 +255,11 @@ class Curves(Strict):
     copies: CopyCurves = Field(default=CopyCurves(), alias="copy")
     gpu_experts: ExpertCurve | None = None
     cpu_experts: ExpertCurve | None = None
+    gpu_expert: OneExpertCurve | None = None
+    cpu_expert: OneExpertCurve | None = None
     attention: AttentionCurve | None = None
+    dense_mlp: DenseMlpCurve | None = None
+    router: RouterCurve | None = None
+    shared: SharedCurve | None = None
+    combine: CombineCurve | None = None
+    head: HeadCurve | None = None

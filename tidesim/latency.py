@@ -248,24 +248,25 @@ class Latency:
 
     def dense_mlp_s(self, tokens: int) -> float:
         """Time the MLP of a dense layer."""
-        return self._gpu_s(mlp_work(self.spec, tokens, params=self.spec.dense_mlp_params))
+        return float(self._calibrated("dense_mlp", _dense_mlp_s, tokens))
 
     def shared_s(self, tokens: int) -> float:
         """Time the shared experts of a mixture layer; 0 for a model without."""
-        params = self.spec.shared_expert_params
-        return self._gpu_s(mlp_work(self.spec, tokens, params=params)) if params else 0.0
+        if not self.spec.shared_expert_params:
+            return 0.0
+        return float(self._calibrated("shared", _shared_s, tokens))
 
     def router_s(self, tokens: int) -> float:
         """Time the router of a mixture layer."""
-        return self._gpu_s(router_work(self.spec, tokens))
+        return float(self._calibrated("router", _router_s, tokens))
 
     def combine_s(self, tokens: int) -> float:
         """Time the sum of a mixture layer's expert outputs."""
-        return self._gpu_s(combine_work(self.spec, tokens))
+        return float(self._calibrated("combine", _combine_s, tokens))
 
     def head_s(self, tokens: int) -> float:
         """Time the output head on `tokens` positions, softmax and sampling included."""
-        return self._gpu_s(head_work(self.spec, tokens))
+        return float(self._calibrated("head", _head_s, tokens))
 
     def gpu_experts_s(self, tokens_per_expert: NDArray[np.integer[Any]]) -> float:
         """Time one grouped call over the experts that have tokens; 0 when none has.
@@ -293,8 +294,8 @@ class Latency:
 
         Of an array, time each by itself.
         """
-        work = mlp_work(self.spec, tokens, params=self.spec.expert_params)
-        return (self._gpu_expert_call_s + self._gpu_s(work)) * (tokens > 0)
+        seconds = self._calibrated("gpu_expert", _gpu_expert_s, tokens)
+        return (self._gpu_expert_call_s + seconds) * (tokens > 0)
 
     def cpu_experts_s(self, tokens_per_expert: NDArray[np.integer[Any]]) -> float:
         """Time all CPU experts of a layer, handed over together; 0 when none has tokens.
@@ -329,8 +330,8 @@ class Latency:
 
         Of an array, time each by itself.
         """
-        alone = self.cpu_alike_s(np.ones_like(tokens), tokens) - self.cpu_call_s
-        return (self.cpu_call_s + self.cpu_workers * alone) * (tokens > 0)
+        seconds = self._calibrated("cpu_expert", _cpu_expert_s, tokens)
+        return (self.cpu_call_s + seconds) * (tokens > 0)
 
     def copy_s(self, num_bytes: Numbers, direction: Direction, *, pinned: bool) -> Seconds:
         """Time one copy alone on the link: latency + bytes / rate + the engine's cost per copy.
@@ -361,8 +362,8 @@ class Latency:
         Parameters
         ----------
         curve : str
-            ``attention``, ``gpu_experts``, ``cpu_experts`` or ``copy.<rate>`` such as
-            ``copy.h2d_pageable``.
+            ``attention``, ``gpu_experts`` or another field of the profile's curves, or
+            ``copy.<rate>`` such as ``copy.h2d_pageable``.
         point : float
             Where on that curve's axes.
         """
@@ -406,19 +407,48 @@ def _attention_s(latency: Latency, tokens: int, context: int, *, requests: int =
     return latency._gpu_s(attention_work(latency.spec, tokens, context, requests=requests))
 
 
+def _dense_mlp_s(latency: Latency, tokens: Numbers) -> Seconds:
+    spec = latency.spec
+    return latency._gpu_s(mlp_work(spec, tokens, params=spec.dense_mlp_params))
+
+
+def _shared_s(latency: Latency, tokens: Numbers) -> Seconds:
+    spec = latency.spec
+    return latency._gpu_s(mlp_work(spec, tokens, params=spec.shared_expert_params))
+
+
+def _router_s(latency: Latency, tokens: Numbers) -> Seconds:
+    return latency._gpu_s(router_work(latency.spec, tokens))
+
+
+def _combine_s(latency: Latency, tokens: Numbers) -> Seconds:
+    return latency._gpu_s(combine_work(latency.spec, tokens))
+
+
+def _head_s(latency: Latency, tokens: Numbers) -> Seconds:
+    return latency._gpu_s(head_work(latency.spec, tokens))
+
+
+def _gpu_expert_s(latency: Latency, tokens: Numbers) -> Seconds:
+    spec = latency.spec
+    return latency._gpu_s(mlp_work(spec, tokens, params=spec.expert_params))
+
+
+def _cpu_expert_s(latency: Latency, tokens: Numbers) -> Seconds:
+    """Time one expert on one of the workers, the share of the rates it has included."""
+    alone = latency.cpu_alike_s(np.ones_like(tokens), tokens) - latency.cpu_call_s
+    return latency.cpu_workers * alone
+
+
 def _link_name(direction: Direction, *, pinned: bool) -> str:
     return direction.value if pinned else f"{direction}_pageable"
 
 
 def _fitting_tables(profile: HardwareProfile, spec: ModelSpec) -> dict[str, _Table]:
     """Collect the measured curves that hold for a model's shapes."""
-    curves: dict[str, Curve | None] = {
-        f"copy.{name}": curve for name, curve in profile.curves.copies
-    }
-    for name in ("gpu_experts", "cpu_experts", "attention"):
-        curve = getattr(profile.curves, name)
-        curves[name] = curve if curve and _fits(curve, spec) else None
-    return {name: _Table(curve) for name, curve in curves.items() if curve}
+    copies = ((f"copy.{name}", curve) for name, curve in profile.curves.copies)
+    held = [(name, curve) for name, curve in (*copies, *profile.curves) if isinstance(curve, Curve)]
+    return {name: _Table(curve) for name, curve in held if _fits(curve, spec)}
 
 
 def _fits(curve: Curve, spec: ModelSpec) -> bool:
