@@ -124,7 +124,12 @@ def place_by(
         interval=interval,
         promotion=get_promotion(promotion),
     )
-    placing = Placing(make=get_policy(policy) if isinstance(policy, str) else policy, setup=setup)
+    make = get_policy(policy) if isinstance(policy, str) else policy
+    if getattr(make, "knows_future", False):
+        raise SettingError(
+            f"policy {policy} knows the passes to come, and decoding does not; use another policy"
+        )
+    placing = Placing(make=make, setup=setup)
     if budget is None and not placing.policy().is_bound:
         raise SettingError("the policy needs slots on the device; give a budget")
     return placing
