@@ -47,8 +47,16 @@ class Latch:
             self._lock.release()
 
     def is_open(self) -> bool:
-        """Whether it has opened."""
+        """Whether it has opened.
+
+        Raises
+        ------
+        RunError
+            The work failed.
+        """
         self.opened = self.opened or self._lock.acquire(blocking=False)
+        if self.opened:
+            self._check_error()
         return self.opened
 
     def wait(self) -> None:
@@ -63,9 +71,13 @@ class Latch:
             self.opened = self._lock.acquire(timeout=LOOK_S)
             if not self.opened:
                 self._check_workers()
+        self._check_error()
+
+    def _check_error(self) -> None:
         if self._error is not None:
+            reason = str(self._error) or type(self._error).__name__
             raise RunError(
-                f"an operation of the run failed ({self._error}); nothing of it is kept"
+                f"an operation of the run failed ({reason.splitlines()[0]}); nothing of it is kept"
             ) from self._error
 
     def _check_workers(self) -> None:

@@ -18,7 +18,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from tidesim.errors import SettingError
+from tidesim.errors import RunError, SettingError
 from tidesim.records import Resource
 from tidesim.runtime.backends.base import Backend, Ids, Misses
 from tidesim.runtime.model import expert_products
@@ -58,22 +58,39 @@ class CpuBackend(Backend):
         self._since_s = self._began_s = self._landed_s = self._link_free_s = 0.0
         self._threads = torch.get_num_threads()
         self._cores = available_cores()
+        self.workers: list[Worker] = []
+        self._all: list[Worker] = []
 
     def __enter__(self) -> Self:
         """Start the workers and keep every thread on its core."""
-        cores = self._cores
         self._threads = torch.get_num_threads()
         torch.set_num_threads(_THREADS)
-        alone = len(cores) >= 2 + self._count
-        if len(cores) > self._count:
-            stay_on(cores[0])
-        self.link = Worker("link", core=cores[-1] if alone else None)
-        self.workers = [
-            Worker(f"cpu {number}", core=cores[1 + number] if len(cores) > self._count else None)
-            for number in range(self._count)
-        ]
-        self._all = (self.link, *self.workers)
+        try:
+            self._start()
+        except BaseException as error:
+            self.__exit__(type(error), error, None)
+            raise
         return self
+
+    def _start(self) -> None:
+        self.workers, self._all = [], []
+        cores, apart = self._cores, len(self._cores) > self._count
+        alone = len(cores) >= 2 + self._count
+        if apart:
+            stay_on(cores[0])
+        self.link = self._worker("link", cores[-1] if alone else None)
+        for number in range(self._count):
+            self.workers.append(self._worker(f"cpu {number}", cores[1 + number] if apart else None))
+
+    def _worker(self, name: str, core: int | None) -> Worker:
+        try:
+            worker = Worker(name, core=core)
+        except RuntimeError as error:
+            raise RunError(
+                f"the {name} thread cannot be started ({error}); use fewer CPU workers"
+            ) from None
+        self._all.append(worker)
+        return worker
 
     def __exit__(
         self,
@@ -82,11 +99,11 @@ class CpuBackend(Backend):
         trace: TracebackType | None,
     ) -> None:
         """Stop the workers; give the calling thread its cores and threads back."""
-        for worker in self._all:
-            worker.stop()
         torch.set_num_threads(self._threads)
         if self._cores:
             os.sched_setaffinity(0, set(self._cores))
+        for worker in self._all:
+            worker.stop()
 
     @property
     def machine(self) -> str:
