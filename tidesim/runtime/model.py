@@ -136,7 +136,7 @@ class Attention(nn.Module):
         """Attend; x is [batch, T, H]."""
         batch, tokens, _ = x.shape
         heads = self.query_key_value(x).view(batch, tokens, -1, self.head_dim)
-        both, v = heads.split((self.heads + self.kv_heads, self.kv_heads), dim=2)  # [b, T, N, D]
+        both, v = heads.tensor_split((self.heads + self.kv_heads,), dim=2)  # [b, T, N, D]
         both = self._norm_weights() * normalised(both, self.query_layernorm.eps)
         both = rotate(both, context.cos, context.sin).transpose(1, 2)
         q, k = both.split((self.heads, self.kv_heads), dim=1)  # [b, N, T, D]
