@@ -21,7 +21,8 @@ PACKAGES = ("tidesim", "solver")
 TIERS: tuple[set[str], ...] = (
     {"cli"},
     {"demo"},
-    {"report", "validate", "plan", "sweep", "compare"},
+    {"report", "harness"},
+    {"validate", "calibrate", "plan", "sweep", "compare"},
     {"optimize"},
     {"closed_form"},
     {"costs"},

@@ -8,7 +8,13 @@ from hypothesis import strategies as st
 from strategies_hardware import profiles
 
 from tidesim.errors import FormatError, NotFoundError, SettingError
-from tidesim.hardware import HardwareProfile, describe, load_profile, profile_names
+from tidesim.hardware import (
+    HardwareProfile,
+    describe,
+    load_profile,
+    profile_names,
+    what_if_label,
+)
 
 RATE = 'h2d_bytes_per_s = { value = 2.5e10, source = "bench", kind = "measured" }'
 CURVE = 'bytes = [1, 2]\nseconds = [1e-6, 2e-6]\nsource = "bench"\nkind = "measured"\n'
@@ -194,6 +200,20 @@ def test_an_override_is_an_estimate_beside_the_untouched_baseline(box: Path) -> 
     assert faster.baseline is profile
     assert faster.with_overrides({"cpu.cores": 4}).baseline is profile
     assert len({profile.sha256, faster.sha256, faster.with_overrides({"cpu.cores": 4}).sha256}) == 3
+
+
+def test_a_calibrated_number_says_so_and_is_its_own_baseline(box: Path) -> None:
+    profile = load_profile(box)
+
+    fitted = profile.calibrated({"gpu.launch_s": 3e-6}, source="calibrated on a run")
+
+    found = fitted.quantity("gpu.launch_s")
+    assert (found.value, found.source, found.kind) == (3e-6, "calibrated on a run", "measured")
+    assert fitted.baseline is fitted
+    assert what_if_label(fitted) == profile.name
+    assert fitted.with_overrides({"cpu.cores": 4}).baseline is fitted
+    with pytest.raises(SettingError, match="is no number of a profile"):
+        profile.calibrated({"gpu.lunch_s": 1.0}, source="a run")
 
 
 def test_a_profile_survives_pickling(box: Path) -> None:

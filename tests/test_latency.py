@@ -452,6 +452,18 @@ def test_an_override_scales_a_curve_it_concerns() -> None:
     assert latency.gpu_call_s(20, 20) == pytest.approx(2e-5)
 
 
+def test_a_calibrated_number_leaves_curves_as_they_are_and_per_call_costs_add() -> None:
+    fitted = curved().calibrated(
+        {"gpu.launch_s": 1.0, "engine.hand.copy_call_s": 3.0}, source="calibrated on a run"
+    )
+
+    before, after = (Latency(profile, MINI, engine="hand") for profile in (curved(), fitted))
+
+    assert after.attention_s(32, 50) == pytest.approx(before.attention_s(32, 50))
+    assert after.router_s(32) - before.router_s(32) > 1
+    assert after.copy_s(1500, Direction.H2D, pinned=True) == pytest.approx(3.0 + 2e-6)
+
+
 def test_a_curve_of_another_shape_does_not_count() -> None:
     latency = Latency(curved(), FLASH, engine="hand")
 

@@ -184,9 +184,37 @@ class HardwareProfile(Strict):
         SettingError
             No such key, or a value out of its range.
         """
+        changed = self._replaced(overrides, source=OVERRIDE, kind="estimated")
+        changed._baseline = self.baseline
+        return changed
+
+    def calibrated(self, values: Mapping[str, float], *, source: str) -> "HardwareProfile":
+        """Return a copy in which some numbers were fitted to measured runs.
+
+        Unlike an override, such a number scales no measured curve: curves count as they are.
+
+        Parameters
+        ----------
+        values : mapping of str to float
+            Value by dotted key, in the unit that the key names.
+        source : str
+            Which runs they were fitted to.
+
+        Raises
+        ------
+        SettingError
+            No such key, or a value out of its range.
+        """
+        changed = self._replaced(values, source=source, kind="measured")
+        changed._baseline = self._baseline
+        return changed
+
+    def _replaced(
+        self, values: Mapping[str, float], *, source: str, kind: Kind
+    ) -> "HardwareProfile":
         data = self.model_dump(by_alias=True, exclude_none=True)
         known = self.known_keys()
-        for key, value in overrides.items():
+        for key, value in values.items():
             if key not in known:
                 meant = hint(key, known)
                 raise SettingError(f"{key} = {value!r} is no number of a profile; {meant}")
@@ -194,13 +222,11 @@ class HardwareProfile(Strict):
             section = data
             for part in path:
                 section = section[part]
-            section[leaf] = {"value": value, "source": OVERRIDE, "kind": "estimated"}
+            section[leaf] = {"value": value, "source": source, "kind": kind}
         try:
-            changed = self.from_dict(data, source=self._file)
+            return self.from_dict(data, source=self._file)
         except FormatError as error:
             raise SettingError(str(error).removeprefix(f"{self._file}: ")) from None
-        changed._baseline = self.baseline
-        return changed
 
 
 def count_kinds(profile: HardwareProfile) -> dict[str, int]:

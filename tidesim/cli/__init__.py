@@ -9,7 +9,17 @@ import sys
 import typer
 
 import tidesim
-from tidesim.cli import decoding, demo, hardware, report, schedule, simulation, solving, trace
+from tidesim.cli import (
+    decoding,
+    demo,
+    hardware,
+    report,
+    schedule,
+    simulation,
+    solving,
+    trace,
+    validation,
+)
 from tidesim.errors import TidesimError
 
 app = typer.Typer(
@@ -20,7 +30,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
-for module in (demo, decoding, simulation, solving, report):
+for module in (demo, decoding, simulation, solving, validation, report):
     module.register(app)
 app.add_typer(trace.app, name="trace")
 app.add_typer(hardware.app, name="hardware")

@@ -55,6 +55,10 @@ Overrides = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="What-if: replace a number of the profile."),
 ]
+Requests = Annotated[
+    str | None,
+    typer.Option("--requests", metavar="N,…", help="Of these requests only, by number."),
+]
 
 
 class Split(StrEnum):
@@ -80,6 +84,26 @@ def choose_split(trace: Trace, split: Split | None) -> tuple[Trace, str]:
     name: Literal["train", "heldout", "all"]
     name = split.value if split else ("heldout" if "heldout" in marked else "all")
     return trace.split(name), name
+
+
+def only_requests(trace: Trace, numbers: tuple[int, ...] | None, split: str) -> Trace:
+    """Return some requests of a split, or all of them.
+
+    Raises
+    ------
+    SettingError
+        A number that the split does not have.
+    """
+    if numbers is None:
+        return trace
+    there = [info.request for info in trace.meta.requests]
+    for wanted in numbers:
+        if wanted not in there:
+            raise SettingError(
+                f"--requests {wanted}: the {split} requests are {', '.join(map(str, there))}; "
+                "choose among them, or another --split"
+            )
+    return trace.only(numbers)
 
 
 def read_trace(name: str) -> Trace:

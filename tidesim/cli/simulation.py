@@ -11,6 +11,7 @@ from tidesim.cli.common import (
     Json,
     MemoryGb,
     Overrides,
+    Requests,
     Sizes,
     SplitOption,
     TraceName,
@@ -18,6 +19,7 @@ from tidesim.cli.common import (
     choose_split,
     integers,
     number,
+    only_requests,
     out,
     print_json,
     print_pairs,
@@ -105,10 +107,7 @@ def simulate(
     ] = True,
     sizes: Sizes = None,
     split: SplitOption = None,
-    only: Annotated[
-        str | None,
-        typer.Option("--requests", metavar="N,…", help="Of these requests only, by number."),
-    ] = None,
+    only: Requests = None,
     set_: Overrides = None,
     json: Json = False,
 ) -> None:
@@ -122,7 +121,7 @@ def simulate(
         check_writable(timeline)
     whole, profile = read_trace(trace), read_profile(hardware, set_)
     requests, split_name = choose_split(whole, split)
-    requests = _only(requests, integers(only, "--requests"), split_name)
+    requests = only_requests(requests, integers(only, "--requests"), split_name)
     model_sizes = read_sizes(sizes)
     settings: dict[str, Any] = {
         "policy": policy,
@@ -161,20 +160,6 @@ def simulate(
         print_json(answer)
         return
     _print_result(f"{trace} ({split_name} requests) on {result.hardware}", answer)
-
-
-def _only(trace: Trace, numbers: tuple[int, ...] | None, split: str) -> Trace:
-    """Return some requests of a split, or all of them."""
-    if numbers is None:
-        return trace
-    there = [info.request for info in trace.meta.requests]
-    for wanted in numbers:
-        if wanted not in there:
-            raise SettingError(
-                f"--requests {wanted}: the {split} requests are {', '.join(map(str, there))}; "
-                "choose among them, or another --split"
-            )
-    return trace.only(numbers)
 
 
 def _from_schedule(

@@ -28,6 +28,11 @@ def unmarked(_label: str, _layer: int) -> None:
     """Take no note of an operation."""
 
 
+def normalised(x: Tensor, eps: float) -> Tensor:
+    """Divide the last dimension by its root mean square, computed in float32."""
+    return F.rms_norm(x.float(), x.shape[-1:], eps=eps).to(x.dtype)
+
+
 class RMSNorm(nn.Module):
     """Root-mean-square norm, computed in float32."""
 
@@ -38,9 +43,7 @@ class RMSNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise the last dimension."""
-        x32 = x.float()
-        scaled = x32 * torch.rsqrt(x32.pow(2).mean(-1, keepdim=True) + self.eps)
-        return self.weight * scaled.to(x.dtype)
+        return self.weight * normalised(x, self.eps)
 
 
 def rotary_table(positions: Tensor, spec: ModelSpec) -> tuple[Tensor, Tensor]:
@@ -53,12 +56,12 @@ def rotary_table(positions: Tensor, spec: ModelSpec) -> tuple[Tensor, Tensor]:
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotate the first dimensions of every head, half against half; x is [..., T, D]."""
+    """Rotate the first dimensions of every head, half against half; x is [..., T, heads, D]."""
     dim = cos.shape[-1]
     rotated, kept = x[..., :dim], x[..., dim:]
     left, right = rotated.chunk(2, dim=-1)
     turned = torch.cat((-right, left), dim=-1)
-    cos, sin = cos.to(x.dtype), sin.to(x.dtype)
+    cos, sin = cos.to(x.dtype)[:, None], sin.to(x.dtype)[:, None]
     return torch.cat((rotated * cos + turned * sin, kept), dim=-1)
 
 
@@ -132,14 +135,21 @@ class Attention(nn.Module):
     def forward(self, x: Tensor, context: Context) -> Tensor:
         """Attend; x is [batch, T, H]."""
         batch, tokens, _ = x.shape
-        heads = self.query_key_value(x).view(batch, tokens, -1, self.head_dim).transpose(1, 2)
-        q, k, v = heads.split((self.heads, self.kv_heads, self.kv_heads), dim=1)  # [b, N, T, D]
-        q = rotate(self.query_layernorm(q), context.cos, context.sin)
-        k = rotate(self.key_layernorm(k), context.cos, context.sin)
+        heads = self.query_key_value(x).view(batch, tokens, -1, self.head_dim)
+        both, v = heads.split((self.heads + self.kv_heads, self.kv_heads), dim=2)  # [b, T, N, D]
+        both = self._norm_weights() * normalised(both, self.query_layernorm.eps)
+        both = rotate(both, context.cos, context.sin).transpose(1, 2)
+        q, k = both.split((self.heads, self.kv_heads), dim=1)  # [b, N, T, D]
+        v = v.transpose(1, 2)
         if context.cache is not None:
             k, v = context.cache.extend(self.layer, context.start, k, v)  # [1, G, S, D]
         y = F.scaled_dot_product_attention(q, k, v, attn_mask=context.mask, enable_gqa=True)
         return self.dense(y.transpose(1, 2).reshape(batch, tokens, -1))  # type: ignore[no-any-return]
+
+    def _norm_weights(self) -> Tensor:
+        """Return the norm's weights of every query and key head, [N + G, D]."""
+        queries = self.query_layernorm.weight.expand(self.heads, -1)
+        return torch.cat((queries, self.key_layernorm.weight.expand(self.kv_heads, -1)))
 
 
 class MLP(nn.Module):
@@ -185,11 +195,9 @@ class Router(nn.Module):
         best_groups = (
             groups.topk(per_group, dim=-1).values.sum(-1).topk(spec.topk_group, -1).indices
         )
-        open_groups = torch.zeros_like(groups[..., 0], dtype=torch.bool)
-        open_groups.scatter_(1, best_groups, value=True)
-        allowed = ranked.masked_fill(
-            ~open_groups[..., None].expand_as(groups).reshape(ranked.shape), -torch.inf
-        )
+        closed = torch.ones_like(groups[..., :1], dtype=torch.bool)
+        closed.scatter_(1, best_groups[..., None], value=False)
+        allowed = groups.masked_fill(closed, -torch.inf).view(ranked.shape)
         experts = allowed.topk(spec.num_experts_per_tok, dim=-1).indices  # [T, K]
         chosen = scores.gather(1, experts)
         weights = chosen / (chosen.sum(-1, keepdim=True) + 1e-20) * spec.routed_scaling_factor

@@ -33,6 +33,8 @@ class Overlapped(Offload):
     ) -> None:
         super().__init__(model, policy, setup, backend, stale=stale)
         self._under_way: list[dict[int, Any]] = [{} for _ in self._mixtures]
+        banks = zip(self._mixtures, self._banks, strict=True)
+        self._views = [mixture.experts.views(bank) for mixture, bank in banks]
 
     def finish(self) -> None:
         """Wait for promotions that are still under way."""
@@ -51,11 +53,11 @@ class Overlapped(Offload):
         pairs = sort_pairs(flat, experts.shape[1], self._slots[number], self._scratch)
         self._count_pairs(pairs)
         self._count_transfers(pairs, x)
-        backend.mark("decide", layer, resource=Resource.HOST)
         missed = None
         if pairs.on_gpu < len(flat):
             missed = backend.start_misses(self._misses(number, x, pairs), layer)
         copies = [self._start(move) for move in moves]
+        backend.mark("decide", layer, resource=Resource.HOST)
         shared = None if mixture.shared_experts is None else mixture.shared_experts(x)
         backend.mark("shared", layer)
         backend.await_copies(copies + self._needed(number, flat))
@@ -100,7 +102,7 @@ class Overlapped(Offload):
         return [copy for expert, copy in under_way.items() if expert in used]
 
     def _misses(self, number: int, x: Tensor, pairs: Sorted) -> Misses:
-        gate_up, down = self._mixtures[number].experts.views(self._banks[number])
+        gate_up, down = self._views[number]
         rows = pairs.rows[pairs.on_gpu :]
         return Misses(x=x, rows=rows, ends=pairs.miss_ends, gate_up=gate_up, down=down)
 

@@ -221,16 +221,16 @@ class _MissRun:
         self.latch = Latch(backend._all)
         self._backend, self._misses, self._layer = backend, misses, layer
         self._key = backend.recorder.key
-        self._hidden = torch.empty_like(misses.x)
-        self._products = misses.x.new_empty(len(misses.rows), misses.x.shape[1])
-        self.returned = torch.empty_like(self._products)
         self._spans: list[tuple[float, float]] = []
         self._done = count(1)
-        self._shares = shares(misses, len(backend.workers))
         backend.link.submit(self._send, self.latch)
 
     def _send(self) -> None:
-        self._link(self._hidden, self._misses.x, Resource.D2H, "hidden")
+        misses = self._misses
+        self._hidden = torch.empty_like(misses.x)
+        self._link(self._hidden, misses.x, Resource.D2H, "hidden")
+        self._products = misses.x.new_empty(len(misses.rows), misses.x.shape[1])
+        self._shares = shares(misses, len(self._backend.workers))
         for worker, share in zip(self._backend.workers, self._shares, strict=False):
             worker.submit(lambda share=share: self._compute(share), self.latch)  # type: ignore[misc]
 
@@ -261,6 +261,7 @@ class _MissRun:
         )
 
     def _return(self) -> None:
+        self.returned = torch.empty_like(self._products)
         self._link(self.returned, self._products, Resource.H2D, "result")
         self.latch.open()
 

@@ -1,0 +1,219 @@
+"""``tidesim validate``: predictions against real runs; status 1 where they are too far apart."""
+
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from tidesim.cli.common import (
+    Hardware,
+    Json,
+    Requests,
+    Sizes,
+    SplitOption,
+    TraceName,
+    check_writable,
+    choose_split,
+    integers,
+    number,
+    only_requests,
+    print_json,
+    print_pairs,
+    print_table,
+    progress,
+    read_profile,
+    read_sizes,
+    read_trace,
+    share,
+)
+from tidesim.harness import (
+    REPEATS,
+    Configuration,
+    Outcome,
+    calibration_configurations,
+    default_configurations,
+    replaying,
+    run_validation,
+    some_requests,
+)
+from tidesim.model_spec import ModelSpec
+from tidesim.optimize import in_memory, splits
+from tidesim.policies.scheduled import follow
+from tidesim.schedule import Schedule, check_schedule, load_schedule
+from tidesim.simulate import sized_spec
+from tidesim.validate import Report, Tolerances, Trial
+
+USUAL = Tolerances()
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command of this module."""
+    app.command("validate")(validate)
+
+
+def validate(
+    schedule: Annotated[
+        Path,
+        typer.Argument(metavar="SCHEDULE", help="A schedule file, as tidesim solve writes it."),
+    ],
+    trace: TraceName,
+    *,
+    hardware: Hardware,
+    backend: Annotated[
+        str, typer.Option("--backend", help="What runs for real: cpu or cuda.")
+    ] = "cpu",
+    repeats: Annotated[
+        int, typer.Option("--repeats", metavar="N", help="Real runs of every configuration.")
+    ] = REPEATS,
+    only: Requests = None,
+    split: SplitOption = None,
+    sizes: Sizes = None,
+    calibrate: Annotated[
+        bool,
+        typer.Option(
+            "--calibrate/--no-calibrate",
+            help="Fit the profile's per-call costs to some configurations, which are then not scored.",
+        ),
+    ] = True,
+    max_run_error: Annotated[
+        float,
+        typer.Option("--max-run-error", help="Largest error of a run that passes, as a share."),
+    ] = USUAL.run_error,
+    max_pass_mape: Annotated[
+        float, typer.Option("--max-pass-mape", help="Largest mean error of passes, as a share.")
+    ] = USUAL.pass_mape,
+    min_kendall_tau: Annotated[
+        float, typer.Option("--min-kendall-tau", help="Least rank agreement of configurations.")
+    ] = USUAL.kendall_tau,
+    cpu_workers: Annotated[
+        int | None, typer.Option("--cpu-workers", metavar="N", help="Threads that compute misses.")
+    ] = None,
+    link_bytes_per_s: Annotated[
+        float | None,
+        typer.Option("--link-bytes-per-s", help="Pace the link of backend cpu to this rate."),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Write the whole report as an HTML page.")
+    ] = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="Accept a schedule made for other inputs.")
+    ] = False,
+    json: Json = False,
+) -> None:
+    """Run the schedule and other configurations for real and compare with their predictions.
+
+    Example: tidesim validate schedule.json tide-tiny-mixed --hardware box.toml --out report.html
+    """
+    if out is not None:
+        check_writable(out)
+    tolerances = Tolerances(
+        run_error=max_run_error, pass_mape=max_pass_mape, kendall_tau=min_kendall_tau
+    )
+    whole, profile = in_memory(read_trace(trace)), read_profile(hardware)
+    plan, model_sizes = load_schedule(schedule), read_sizes(sizes)
+    spec = sized_spec(whole.meta.model, model_sizes)
+    check_schedule(plan, whole, profile, sizes=spec, forced=force)
+    requests, split_name = choose_split(whole, split)
+    chosen = only_requests(requests, integers(only, "--requests"), split_name)
+    with ExitStack() as stack:
+        replay = stack.enter_context(
+            replaying(spec, backend, cpu_workers=cpu_workers, link_bytes_per_s=link_bytes_per_s)
+        )
+        bar = progress()
+        task = bar.add_task("", total=None)
+
+        def stage(text: str) -> None:
+            if not bar.live.is_started:  # nothing is shown before the settings are checked
+                stack.enter_context(bar)
+            bar.update(task, description=text, advance=1)
+
+        outcome = run_validation(
+            chosen if only else some_requests(chosen),
+            profile,
+            replay=replay,
+            configurations=_configurations(plan, whole.meta.model),
+            calibration=calibration_configurations(whole.meta.model) if calibrate else (),
+            sizes=model_sizes,
+            popularity_from=splits(whole)[0],
+            repeats=repeats,
+            tolerances=tolerances,
+            stage=stage,
+        )
+    if out is not None:
+        from tidesim.report.validate_page import write_validate_page  # noqa: PLC0415 (plotly)
+
+        write_validate_page(out, outcome.report, skipped=outcome.skipped)
+    _print(trace, outcome, out, as_json=json)
+    if not outcome.report.passed:
+        raise typer.Exit(1)
+
+
+def _configurations(plan: Schedule, model: ModelSpec) -> tuple[Configuration, ...]:
+    """Return the schedule and what it is ranked among."""
+    scheduled = Configuration(
+        policy=follow(plan),
+        budget=max(plan.budgets),
+        interval=plan.interval,
+        promotion=plan.promotion,
+        engine=plan.engine,
+        label="schedule",
+    )
+    return scheduled, *default_configurations(model)
+
+
+def _print(trace: str, outcome: Outcome, page: Path | None, *, as_json: bool) -> None:
+    report = outcome.report
+    answer: dict[str, Any] = report.to_json() | {
+        "skipped": outcome.skipped,
+        "report": None if page is None else str(page),
+    }
+    if as_json:
+        print_json(answer)
+        return
+    first = report.trials[0]
+    print_table(
+        f"{trace} on {first.predicted.hardware}, predicted and run on backend "
+        f"{first.measured.backend} ({', '.join(report.machines)})\n"
+        f"{first.predicted.sizes} ({first.predicted.provenance})",
+        ["configuration", "predicted", "measured", "error", "MAPE", "spread"],
+        [_row(trial) for trial in report.trials],
+        caption="seconds; MAPE of passes; spread: (slowest - fastest) / median of the repeats; "
+        "*: used for calibration, not scored",
+    )
+    print_pairs("", _summary(report, outcome.skipped, page))
+
+
+def _row(trial: Trial) -> list[str]:
+    return [
+        f"{trial.name}{' *' * trial.calibration}",
+        number(trial.predicted_s),
+        number(trial.measured_s),
+        f"{100 * trial.run_error:+.1f} %",
+        share(trial.passes.mape),
+        share(trial.repeat_spread),
+    ]
+
+
+def _summary(report: Report, skipped: dict[str, str], page: Path | None) -> list[tuple[str, str]]:
+    fitted = (
+        f"{key} {1e6 * before:.3g} → {1e6 * after:.3g} µs"
+        if key.endswith("_s")
+        else f"{key} {before:.3g} → {after:.3g}"
+        for key, (before, after) in report.calibrated.items()
+    )
+    return [
+        ("counters", "as predicted" if report.counters_match else "differ"),
+        (
+            "run error",
+            f"{share(report.run_error)} at most, {share(report.mean_run_error)} on average",
+        ),
+        ("pass error", f"{share(report.pass_mape)} on average, {share(report.p90_error)} at P90"),
+        ("Kendall's tau", number(report.kendall_tau)),
+        ("spread of repeats", f"{share(report.repeat_spread)} at most"),
+        ("calibrated", ", ".join(fitted) or "nothing"),
+        *(("left out", f"{name}: {reason}") for name, reason in skipped.items()),
+        *(("failed", reason) for reason in report.failures),
+        *([("report", str(page))] if page is not None else []),
+        ("passed", "yes" if report.passed else "no"),
+    ]

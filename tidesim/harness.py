@@ -1,0 +1,362 @@
+"""Harness: a set of configurations simulated, run for real, and compared.
+
+Repeats are interleaved: every configuration once, then every one again, so that a machine that
+drifts while it measures does so for all of them.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Protocol
+
+import numpy as np
+
+from tidesim.calibrate import calibrate
+from tidesim.errors import CapacityError, SettingError
+from tidesim.hardware import HardwareProfile, count_kinds, what_if_label
+from tidesim.latency import Latency
+from tidesim.measured import MeasuredRun
+from tidesim.model_spec import ModelSpec
+from tidesim.policies import PolicyFactory
+from tidesim.simulate import Case, prepare, run
+from tidesim.simulate.case import sizes_label
+from tidesim.trace.passes import Trace
+from tidesim.validate import Report, Tolerances, Trial, validate
+
+REPEATS = 5
+PASSES = 150  # enough for percentiles, few enough for minutes
+
+Stage = Callable[[str], None]
+
+
+class Replay(Protocol):
+    """Way to run a case for real, once."""
+
+    def __call__(self, case: Case, *, keep_records: bool) -> MeasuredRun:
+        """Run every pass of the case; one repeat."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Configuration:
+    """Settings of one run.
+
+    Attributes
+    ----------
+    policy : str or callable
+        As `prepare` takes it.
+    budget : int
+        Slots per mixture layer.
+    interval : int or None
+    promotion : str or None
+        None leaves it to the policy.
+    engine : str
+    label : str
+        Instead of the policy's name; needed where `policy` has none.
+    """
+
+    policy: str | PolicyFactory
+    budget: int
+    interval: int | None = None
+    promotion: str | None = None
+    engine: str = "tidesim"
+    label: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What a validation found, and the profile that the predictions are made with.
+
+    Attributes
+    ----------
+    report : Report
+    profile : HardwareProfile
+        The calibrated one, where there was a calibration.
+    skipped : dict of str
+        Configurations that do not fit the machine's memory, with the reason.
+    """
+
+    report: Report
+    profile: HardwareProfile
+    skipped: dict[str, str]
+
+
+def name_of(case: Case, label: str = "") -> str:
+    """Name a case, such as ``tide τ=4 B=16 blocking``; B is the mean where layers differ."""
+    policy = case.policy(case.known)
+    slots = f"B={policy.budgets(case.setup).mean():g}"
+    interval = f"τ={policy.interval}" if policy.interval and case.setup.interval else ""
+    engine = "" if case.setup.engine.name == "tidesim" else case.setup.engine.name
+    parts = (label or policy.name, interval, slots, str(policy.promotion), engine)
+    return " ".join(part for part in parts if part)
+
+
+def budget_of(model: ModelSpec, sixteenths: int) -> int:
+    """Return a share of the experts in sixteenths, at least those of one token."""
+    return max(model.num_experts_per_tok, model.num_experts * sixteenths // 16)
+
+
+# Policy, interval, promotion and sixteenths of the experts: run times differ clearly, by misses as
+# well as by promotions.
+_Row = tuple[str, int | None, str | None, int]
+_SCORED: tuple[_Row, ...] = (
+    ("static-frequency", None, None, 2),
+    ("static-frequency", None, None, 5),
+    ("static-frequency", None, None, 11),
+    ("tide", 1, None, 2),
+    ("tide", 16, None, 3),
+    ("tide", 4, None, 5),
+    ("tide", 8, None, 7),
+    ("tide", 2, None, 9),
+    ("tide", 4, None, 12),
+    ("tide", 2, "background", 4),
+    ("tide", 8, "background", 8),
+    ("lru", None, None, 3),
+    ("lru", None, None, 6),
+    ("previous-step", None, None, 3),
+    ("previous-step", None, None, 10),
+    ("q-split", None, None, 4),
+    ("pay", None, None, 5),
+)
+_CALIBRATION: tuple[_Row, ...] = (
+    ("static-frequency", None, None, 4),
+    ("tide", 1, None, 8),
+    ("lfu", None, None, 2),
+    ("previous-step", None, None, 12),
+)
+
+
+def default_configurations(model: ModelSpec) -> tuple[Configuration, ...]:
+    """Return configurations to score: policies, intervals, promotions and budgets."""
+    return _configurations(_SCORED, model)
+
+
+def calibration_configurations(model: ModelSpec) -> tuple[Configuration, ...]:
+    """Return configurations to calibrate with: few and many misses and promotions."""
+    return _configurations(_CALIBRATION, model)
+
+
+def _configurations(rows: Iterable[_Row], model: ModelSpec) -> tuple[Configuration, ...]:
+    return tuple(
+        Configuration(
+            policy=policy,
+            interval=interval,
+            promotion=promotion,
+            budget=budget_of(model, sixteenths),
+        )
+        for policy, interval, promotion, sixteenths in rows
+    )
+
+
+def some_requests(trace: Trace, *, passes: int = PASSES) -> Trace:
+    """Return the first requests of a trace that together hold at least so many passes."""
+    chosen: list[int] = []
+    for number, pass_ in enumerate(trace):
+        if pass_.request not in chosen:
+            if number >= passes:
+                break
+            chosen.append(pass_.request)
+    return trace.only(chosen)
+
+
+def run_validation(
+    trace: Trace,
+    profile: HardwareProfile,
+    *,
+    replay: Replay,
+    configurations: Sequence[Configuration],
+    calibration: Sequence[Configuration] = (),
+    sizes: ModelSpec | None = None,
+    popularity_from: Trace | None = None,
+    repeats: int = REPEATS,
+    tolerances: Tolerances | None = None,
+    stage: Stage = lambda _: None,
+) -> Outcome:
+    """Run configurations for real, calibrate if asked to, predict, and compare.
+
+    Policies that weigh costs decide by `profile`, before and after calibration, so that what a
+    prediction places is what was run.
+
+    Parameters
+    ----------
+    trace : Trace
+        The requests to run.
+    profile : HardwareProfile
+        Of the machine that `replay` runs on.
+    replay : callable
+        See `Replay`; `replaying` gives the real one.
+    configurations : sequence of Configuration
+        To score; of two that come to the same run, the first counts.
+    calibration : sequence of Configuration
+        To fit per-call costs to; none leaves the profile as it is. Those that come to the same run
+        as a scored one are left out.
+    sizes, popularity_from
+        As `prepare`.
+    repeats : int
+    tolerances : Tolerances, optional
+    stage : callable
+        Told before each real run what it is.
+
+    Raises
+    ------
+    SettingError
+        No repeats, nothing to score or to calibrate with, or a setting out of range. A
+        configuration that does not fit the machine's memory is left out and named.
+    AssertionError
+        Two repeats of a configuration moved different things.
+    """
+    if repeats < 1:
+        raise SettingError(f"repeats is {repeats} but must be at least 1")
+    make = partial(prepare, trace, profile, sizes=sizes, popularity_from=popularity_from)
+    cases, skipped = _cases(configurations, make)
+    if not cases:
+        raise SettingError("no configuration to score fits; give one with a smaller budget")
+    others, others_skipped = _cases(calibration, make)
+    fitted_on = {name: case for name, case in others.items() if _is_new(case, cases)}
+    if calibration and not fitted_on:
+        raise SettingError(
+            "no configuration is left to calibrate with: each is also scored or does not fit; "
+            "choose others, or leave calibration out"
+        )
+    runs = measure(cases | fitted_on, replay, repeats=repeats, stage=stage)
+    stage("predict")
+    predicted_by, calibrated = profile, {}
+    if fitted_on:
+        found = calibrate(profile, {name: (case, runs[name]) for name, case in fitted_on.items()})
+        predicted_by, calibrated = found.profile, found.values
+    trials = [
+        Trial(
+            name=name,
+            predicted=run(timed_by(case, predicted_by), keep_records=True),
+            measured=runs[name],
+            calibration=name in fitted_on,
+        )
+        for name, case in (cases | fitted_on).items()
+    ]
+    report = validate(trials, tolerances=tolerances, calibrated=calibrated)
+    return Outcome(report=report, profile=predicted_by, skipped=skipped | others_skipped)
+
+
+def measure(
+    cases: dict[str, Case], replay: Replay, *, repeats: int, stage: Stage
+) -> dict[str, MeasuredRun]:
+    """Run every case, then every case again; records are kept in the last round.
+
+    One run before them, which does not count, warms caches, memory and clocks.
+    """
+    rounds: dict[str, list[MeasuredRun]] = {name: [] for name in cases}
+    stage("warm up")
+    replay(next(iter(cases.values())), keep_records=False)
+    for number in range(repeats):
+        for name, case in cases.items():
+            stage(f"run {number + 1} of {repeats}: {name}")
+            rounds[name].append(replay(case, keep_records=number == repeats - 1))
+    return {name: stacked(name, runs) for name, runs in rounds.items()}
+
+
+def stacked(name: str, runs: Sequence[MeasuredRun]) -> MeasuredRun:
+    """Return repeats of a run as one.
+
+    Raises
+    ------
+    AssertionError
+        Two of them moved or served different things.
+    """
+    first = runs[0]
+    for number, other in enumerate(runs[1:], start=2):
+        for what in ("keys", "counters"):
+            if getattr(other, what) != getattr(first, what):
+                raise AssertionError(
+                    f"{name}: {what} of repeat 1 are {getattr(first, what)} but those of repeat "
+                    f"{number} are {getattr(other, what)}"
+                )
+    return replace(
+        first,
+        pass_s=np.concatenate([one.pass_s for one in runs]),
+        records=runs[-1].records,
+    )
+
+
+def timed_by(case: Case, profile: HardwareProfile) -> Case:
+    """Return a case timed by another profile; its policy decides as before."""
+    engine = case.setup.engine.name
+    return replace(
+        case,
+        latency=Latency(profile, case.spec, engine=engine),
+        hardware=what_if_label(profile),
+        hardware_kinds=count_kinds(profile),
+        profile_sha256=profile.sha256,
+    )
+
+
+def _cases(
+    configurations: Iterable[Configuration], make: Callable[..., Case]
+) -> tuple[dict[str, Case], dict[str, str]]:
+    """Build the cases by name, each run once; and the reasons of those that do not fit."""
+    cases: dict[str, Case] = {}
+    skipped: dict[str, str] = {}
+    for one in configurations:
+        try:
+            case = make(
+                policy=one.policy,
+                budget=one.budget,
+                interval=one.interval,
+                promotion=one.promotion,
+                engine=one.engine,
+            )
+        except CapacityError as error:
+            skipped[f"{one.label or one.policy} B={one.budget}"] = str(error)
+        else:
+            if _is_new(case, cases):
+                cases[name_of(case, one.label)] = case
+    return cases, skipped
+
+
+def _is_new(case: Case, cases: dict[str, Case]) -> bool:
+    return name_of(case) not in map(name_of, cases.values())
+
+
+@contextmanager
+def replaying(
+    spec: ModelSpec,
+    backend: str,
+    *,
+    cpu_workers: int | None = None,
+    link_bytes_per_s: float | None = None,
+) -> Iterator[Replay]:
+    """Give what runs cases for real: real copies and products, random weights of a model's sizes.
+
+    Parameters
+    ----------
+    spec : ModelSpec
+        The sizes of every case.
+    backend : str
+        ``cpu`` or ``cuda``.
+    cpu_workers, link_bytes_per_s
+        As `tidesim.runtime.backends.make_backend`.
+
+    Raises
+    ------
+    SettingError, CapacityError
+        An unknown backend or one that is not here; a model that does not fit.
+    """
+    from tidesim.runtime.backends import make_backend  # noqa: PLC0415 (imports torch)
+    from tidesim.runtime.replay import About, Replayer  # noqa: PLC0415 (imports torch)
+
+    with make_backend(
+        backend, cpu_workers=cpu_workers, link_bytes_per_s=link_bytes_per_s
+    ) as machine:
+        replayer = Replayer(spec, machine)
+
+        def replay(case: Case, *, keep_records: bool) -> MeasuredRun:
+            about = About(
+                sizes=sizes_label(case.trace.meta.model, case.spec),
+                provenance=case.trace.meta.provenance,
+                trace_sha256=case.trace.sha256,
+            )
+            return replayer.run(
+                case.passes(), case.policy, case.known, keep_records=keep_records, about=about
+            )
+
+        yield replay
