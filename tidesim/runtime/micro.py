@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import count
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -135,7 +135,10 @@ class Copies:
                         target.copy_(source, non_blocking=True)
 
         on_gpu = self.device.type == "cuda"
-        streams = {up: torch.cuda.Stream(self.device) for up in ups} if on_gpu else {}
+        streams: dict[bool, Any] = {}
+        if on_gpu:
+            make: Any = torch.cuda.Stream
+            streams = {up: make(self.device) for up in ups}
 
         with_records, self.backend.recorder.enabled = self.backend.recorder.enabled, False
         try:
