@@ -27,12 +27,14 @@ from tidesim.cli.common import (
     read_trace,
     share,
 )
-from tidesim.harness import (
-    REPEATS,
+from tidesim.configurations import (
     Configuration,
-    Outcome,
     calibration_configurations,
     default_configurations,
+)
+from tidesim.harness import (
+    REPEATS,
+    Outcome,
     replaying,
     run_validation,
     some_requests,
