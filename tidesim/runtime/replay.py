@@ -287,4 +287,3 @@ def _agreed(counters: Sequence[Counters]) -> Counters:
         if other != counters[0]:
             raise AssertionError(f"repeats counted differently: {counters[0]} and {other}")
     return counters[0]
-
