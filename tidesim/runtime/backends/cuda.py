@@ -32,7 +32,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from tidesim.errors import SettingError
+from tidesim.errors import CapacityError, SettingError
 from tidesim.records import Resource
 from tidesim.runtime.backends.base import Backend, Ids, Misses
 from tidesim.runtime.backends.clocks import Clock, EventRecorder, Moment
@@ -129,11 +129,16 @@ class CudaBackend(Backend):
                 f"the experts are on {bank.device} but offloading keeps them in host memory; load "
                 "the model with experts_on='cpu'"
             )
-        if pinned:
-            self._banks.pin(bank)
-        elif len(self._banks):
-            torch.cuda.synchronize(self.device)
+        torch.cuda.synchronize(self.device)  # nothing may be copied from what is unlocked
+        if not pinned:
             self._banks.release()
+            return bank
+        try:
+            self._banks.pin(bank)
+        except CapacityError:
+            with suppress(RuntimeError):  # CUDA would tell the next kernel of it: let it be this
+                torch.zeros(1, device=self.device).add_(1)
+            raise
         return bank
 
     def begin(self, key: PassKey) -> None:
@@ -349,7 +354,7 @@ def copy_async(target: Tensor, source: Tensor) -> None:
 def driver_version(path: Path = DRIVER) -> str:
     """Return the version of NVIDIA's driver where the system tells it."""
     try:
-        found = re.search(r"Kernel Module\D*([\d.]+)", path.read_text(encoding="utf-8"))
+        found = re.search(r"\d+[.][\d.]+", path.read_text(encoding="utf-8"))
     except OSError:
         found = None
-    return found[1] if found else "unknown"
+    return found[0] if found else "unknown"
