@@ -108,7 +108,7 @@ class FakeGpu:
             "current_stream": lambda _device: self._current(),
             "current_device": lambda: 0,
             "cudart": lambda: self.cudart,
-            "synchronize": lambda _device: [s.synchronize() for s in self.streams],
+            "synchronize": lambda _device=None: [s.synchronize() for s in self.streams],
             "get_device_name": lambda _device: "stand-in",
         }
         for name, patch in patches.items():
