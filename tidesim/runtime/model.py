@@ -140,7 +140,7 @@ class Attention(nn.Module):
         both, v = heads.tensor_split((self.heads + self.kv_heads,), dim=2)  # [b, T, N, D]
         both = self._norm_weights() * normalised(both, self.query_layernorm.eps)
         both = rotate(both, context.cos, context.sin).transpose(1, 2)
-        q, k = both.split((self.heads, self.kv_heads), dim=1)  # [b, N, T, D]
+        q, k = both.tensor_split((self.heads,), dim=1)  # [b, N, T, D]
         v = v.transpose(1, 2)
         if context.cache is not None:
             k, v = context.cache.extend(self.layer, context.start, k, v)  # [1, G, S, D]
