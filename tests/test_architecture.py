@@ -28,6 +28,7 @@ TIERS: tuple[set[str], ...] = (
     {"costs"},
     {"simulate", "runtime"},
     {"policies"},
+    {"measured_io"},
     {"timeline", "critical_path", "measured"},
     {"placement", "records"},
     {"schedule_export"},

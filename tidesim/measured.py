@@ -33,6 +33,11 @@ class Counters:
     h2d_bytes_by_purpose: Mapping[str, int]
     d2h_bytes_by_purpose: Mapping[str, int]
 
+    @property
+    def hit_rate(self) -> float:
+        """Share of token-expert pairs served by residents."""
+        return self.hits / max(1, self.hits + self.misses)
+
 
 @dataclass(frozen=True, kw_only=True)
 class MeasuredRun:

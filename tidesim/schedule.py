@@ -217,10 +217,41 @@ def save_schedule(schedule: Schedule, path: str | Path) -> None:
     write_text(path, schedule.model_dump_json(indent=1) + "\n")
 
 
+def check_model(schedule: Schedule, spec: ModelSpec, *, forced: bool = False) -> None:
+    """Refuse a schedule that was made for another model.
+
+    Parameters
+    ----------
+    schedule : Schedule
+    spec : ModelSpec
+    forced : bool
+        Accept another name; layers, experts and top-k must agree all the same, because the
+        schedule could not be followed.
+
+    Raises
+    ------
+    SettingError
+        Something does not match; names what, and both values.
+    """
+    made = schedule.model
+    for key in ("moe_layers", "num_experts", "num_experts_per_tok"):
+        ours, theirs = getattr(spec, key), getattr(made, key)
+        if ours != theirs:
+            raise SettingError(
+                f"the schedule is for a model with {key} = {theirs}, {spec.name} has {ours}; "
+                "solve again for this model"
+            )
+    if not forced and made.name != spec.name:
+        raise SettingError(
+            f"the schedule was made for another model ({made.name}, not {spec.name}); "
+            "solve again, or force it"
+        )
+
+
 def check_schedule(
     schedule: Schedule,
     trace: Trace,
-    profile: HardwareProfile,
+    profile: HardwareProfile | None = None,
     *,
     sizes: ModelSpec | None = None,
     forced: bool = False,
@@ -233,31 +264,24 @@ def check_schedule(
     ----------
     schedule : Schedule
     trace : Trace
-    profile : HardwareProfile
+    profile : HardwareProfile or None
+        None leaves the machine unchecked.
     sizes : ModelSpec or None
         The sizes it will run at, as `simulate.sized_spec` gives them; None leaves them unchecked.
     forced : bool
-        Accept another trace, profile, model or sizes; layers, experts and top-k must agree all the same,
-        because the schedule could not be followed.
+        Accept another trace, profile or sizes, and another model as `check_model` does.
 
     Raises
     ------
     SettingError
         Something does not match; names what, and both values.
     """
-    spec, made = trace.meta.model, schedule.model
-    for key in ("moe_layers", "num_experts", "num_experts_per_tok"):
-        ours, theirs = getattr(spec, key), getattr(made, key)
-        if ours != theirs:
-            raise SettingError(
-                f"the schedule is for a model with {key} = {theirs}, the trace's {spec.name} has "
-                f"{ours}; solve again for this trace"
-            )
+    check_model(schedule, trace.meta.model, forced=forced)
     if forced:
         return
-    _check_same("model", made.name, spec.name)
     _check_same("trace", schedule.trace.sha256, trace.sha256)
-    _check_same("profile", schedule.profile.sha256, profile.sha256)
+    if profile is not None:
+        _check_same("profile", schedule.profile.sha256, profile.sha256)
     if sizes is not None and schedule.sizes.sha256 != sizes_source(sizes).sha256:
         raise SettingError(
             f"the schedule was made for the sizes of {schedule.sizes.name}, not of {sizes.name}; "
@@ -271,6 +295,23 @@ def _check_same(what: str, theirs: str, ours: str) -> None:
             f"the schedule was made for another {what} ({theirs[:12]}, not {ours[:12]}); "
             "solve again, or force it"
         )
+
+
+def first_layers(schedule: Schedule, count: int) -> Schedule:
+    """Return a schedule of the first mixture layers alone, for a part of the model.
+
+    What it was made from and what it predicts stays that of the whole.
+
+    Raises
+    ------
+    SettingError
+        It has fewer layers, or none are left.
+    """
+    there = schedule.model.moe_layers
+    if not 1 <= count <= there:
+        raise SettingError(f"layers are {count} but must be 1 to {there}, those of the schedule")
+    model = schedule.model.model_copy(update={"moe_layers": count})
+    return schedule.model_copy(update={"model": model, "layers": schedule.layers[:count]})
 
 
 _HEAD = f'this tidesim reads format "{FORMAT}", version {VERSION}'

@@ -6,7 +6,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tidesim.cli.common import Json, check_writable, print_json, print_pairs, progress
+from tidesim.cli import offloading
+from tidesim.cli.common import Budget, Json, check_writable, print_json, print_pairs, progress
+from tidesim.engines import get_engine
 from tidesim.errors import SettingError
 from tidesim.trace.passes import Window
 
@@ -29,12 +31,11 @@ Temperature = Annotated[
 TopP = Annotated[float, typer.Option("--top-p", help="Sample from this share of the probability.")]
 TopK = Annotated[int, typer.Option("--top-k", help="Sample from this many tokens; 0 is all.")]
 Seed = Annotated[int, typer.Option("--seed", help="Seed of the sampling.")]
-WindowOption = Annotated[
-    Window,
-    typer.Option(
-        "--window", help="block: prefix cache; full: recompute prompt and blocks each step."
-    ),
-]
+WINDOW = typer.Option(
+    "--window",
+    help="block: prefix cache; full: recompute prompt and blocks each step. By default block, or "
+    "what the engine of an offloaded run computes.",
+)
 Dtype = Annotated[
     str | None,
     typer.Option("--dtype", help="float32, bfloat16 or float16; by default the checkpoint's."),
@@ -84,35 +85,57 @@ def generate(
     top_p: TopP = 1.0,
     top_k: TopK = 0,
     seed: Seed = 0,
-    window: WindowOption = Window.BLOCK,
+    window: Annotated[Window | None, WINDOW] = None,
     dtype: Dtype = None,
     mask_id: MaskId = None,
     eos_id: EosId = None,
     stop_at_eos: StopAtEos = True,
     device: Device = "cpu",
     threads: Threads = 0,
+    schedule: offloading.ScheduleFile = None,
+    policy: offloading.PolicyName = None,
+    interval: offloading.Interval = None,
+    budget: Budget = None,
+    promotion: offloading.PromotionName = None,
+    engine: offloading.EngineName = None,
+    backend: offloading.BackendName = None,
+    trace: offloading.TrainingTrace = None,
+    hardware: offloading.Machine = None,
+    cpu_workers: offloading.CpuWorkers = None,
+    link_gb_per_s: offloading.LinkRate = None,
+    force: offloading.Force = False,
+    verify: offloading.Verify = False,
+    timeline: offloading.TimelineFile = None,
     json: Json = False,
 ) -> None:
-    """Decode one prompt with a LLaDA2.0 checkpoint.
+    """Decode one prompt with a LLaDA2.0 checkpoint, all of it resident or with experts offloaded.
 
     Example: tidesim generate --prompt "def main(" --gen-length 96 --temperature 0.7
+
+    Example: tidesim generate --prompt "def main(" --policy tide --interval 4 --budget 16 --verify
     """
     from tidesim.runtime import checkpoint as files  # noqa: PLC0415
     from tidesim.runtime.decode import decode  # noqa: PLC0415
     from tidesim.runtime.device import set_up_torch  # noqa: PLC0415
     from tidesim.runtime.prompts import Prompt, load_prompt_ids  # noqa: PLC0415
 
+    options = offloading.Offloading.chosen(locals())
     set_up_torch(device=device, threads=threads, dtype=dtype)
     if (prompt is None) == (prompt_ids is None):
         raise SettingError("give either --prompt TEXT or --prompt-ids FILE")
     if prompt == "":
         raise SettingError("--prompt is empty; give at least one character")
-    settings = _settings(locals())
+    settings = _settings(locals() | {"window": window or Window.BLOCK})
     request = Prompt(text=prompt) if prompt_ids is None else load_prompt_ids(prompt_ids)
     tokenizer = files.load_tokenizer(checkpoint) if prompt_ids is None else None
     ids = request.tokens(tokenizer, chat=chat)
-    model = files.load_model(checkpoint, dtype=dtype, device=device)
-    decoded = decode(model, ids, settings)
+    if options is None:
+        run = verification = None
+        decoded = decode(files.load_model(checkpoint, dtype=dtype, device=device), ids, settings)
+    else:
+        where = offloading.Where(checkpoint=checkpoint, dtype=dtype, device=device, threads=threads)
+        run, verification = offloading.generate(options, where, ids, settings, window=window)
+        decoded, window = run.decoded, get_engine(run.engine).window
     text = None if tokenizer is None else tokenizer.decode(decoded.tokens)
     answer: dict[str, Any] = {
         "tokens": decoded.tokens,
@@ -121,18 +144,24 @@ def generate(
         "passes": decoded.passes,
         "blocks": decoded.blocks,
         "tokens_per_s": len(decoded.tokens) / decoded.seconds,
-        "window": str(window),
+        "window": str(window or Window.BLOCK),
         "text": text,
     }
+    if run is not None:
+        answer |= offloading.describe(run, verification)
     if json:
         print_json(answer)
-        return
-    typer.echo(f"{prompt}{text}" if text is not None else " ".join(map(str, decoded.tokens)))
-    typer.echo(
-        f"{len(decoded.tokens)} tokens, {decoded.steps} steps, {decoded.seconds:.2f} s, "
-        f"{answer['tokens_per_s']:.1f} tokens/s",
-        err=True,
-    )
+    else:
+        typer.echo(f"{prompt}{text}" if text is not None else " ".join(map(str, decoded.tokens)))
+        typer.echo(
+            f"{len(decoded.tokens)} tokens, {decoded.steps} steps, {decoded.seconds:.2f} s, "
+            f"{answer['tokens_per_s']:.1f} tokens/s",
+            err=True,
+        )
+        if run is not None:
+            offloading.tell(run, verification)
+    if verification is not None and not verification.explained:
+        raise typer.Exit(1)
 
 
 def capture(
@@ -152,7 +181,7 @@ def capture(
     top_p: TopP = 1.0,
     top_k: TopK = 0,
     seed: Seed = 0,
-    window: WindowOption = Window.BLOCK,
+    window: Annotated[Window, WINDOW] = Window.BLOCK,
     dtype: Dtype = None,
     mask_id: MaskId = None,
     eos_id: EosId = None,

@@ -3,19 +3,19 @@
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
-import numpy as np
 from pydantic import ValidationError
 
-from tidesim.engines import Engine, Promotion, get_engine
+from tidesim.engines import Engine, get_engine
 from tidesim.errors import CapacityError, SettingError
 from tidesim.hardware import HardwareProfile, count_kinds, what_if_label
 from tidesim.latency import Latency
 from tidesim.memory import Extent, MemoryPlan, budget_for, extent, gigabytes, plan
 from tidesim.model_spec import ModelSpec
-from tidesim.placement import FloatArray, PassPlacement, Setup, popularity, replay
+from tidesim.placement import PassPlacement, Setup, replay
 from tidesim.policies import PolicyFactory, get_policy
+from tidesim.policies.settings import check_choices, get_promotion, known_popularity
 from tidesim.trace.batches import batched
-from tidesim.trace.passes import Trace, Window, WindowedPass
+from tidesim.trace.passes import Trace, WindowedPass
 from tidesim.trace.windows import windowed
 
 
@@ -124,7 +124,9 @@ def prepare(
     FormatError
         The profile or the trace lacks what the run needs.
     """
-    _check_settings(trace.meta.model, budget, memory_bytes, interval=interval)
+    check_choices(trace.meta.model, budget=budget, interval=interval)
+    if budget is not None and memory_bytes is not None:
+        raise SettingError("budget and memory contradict each other; give one of them")
     if batch < 1:
         raise SettingError(f"batch is {batch} but must be at least 1 request")
     if batch > len(trace.meta.requests):
@@ -139,11 +141,11 @@ def prepare(
         num_experts=spec.num_experts,
         layers=spec.moe_layers,
         budget=spec.num_experts,
-        popularity=_popularity(trace, popularity_from, engine.window),
+        popularity=known_popularity(trace.meta.model, popularity_from, engine.window),
         engine=engine,
         latency=latency,
         interval=interval,
-        promotion=_promotion(promotion),
+        promotion=get_promotion(promotion),
         future=lambda: batched(windowed(trace, engine.window), batch),
     )
     make = get_policy(policy) if isinstance(policy, str) else policy
@@ -258,46 +260,8 @@ class _Fit:
         return self.make(setup).scratch_slots(setup)
 
 
-def _promotion(name: str | None) -> Promotion | None:
-    if name is None:
-        return None
-    if name not in set(Promotion):
-        known = ", ".join(Promotion)
-        raise SettingError(f"promotion {name!r} is not known; use one of: {known}")
-    return Promotion(name)
-
-
-def _popularity(trace: Trace, training: Trace | None, window: Window) -> FloatArray:
-    shape = (trace.meta.model.moe_layers, trace.meta.model.num_experts)
-    if training is None:
-        return np.zeros(shape, dtype=np.float64)
-    counted = popularity(training, window=window)
-    if counted.shape != shape:
-        raise SettingError(
-            f"the training requests are of a model with {counted.shape[0]} layers of "
-            f"{counted.shape[1]} experts, the trace's has {shape[0]} of {shape[1]}; "
-            "give training requests of the same model"
-        )
-    return counted
-
-
 def _requests(trace: Trace | None) -> tuple[int, ...]:
     return () if trace is None else tuple(info.request for info in trace.meta.requests)
-
-
-def _check_settings(
-    spec: ModelSpec, budget: int | None, memory_bytes: int | None, *, interval: int | None
-) -> None:
-    if interval is not None and interval < 1:
-        raise SettingError(f"interval is {interval} but must be at least 1 step")
-    if budget is not None and memory_bytes is not None:
-        raise SettingError("budget and memory contradict each other; give one of them")
-    top_k = spec.num_experts_per_tok
-    if budget is not None and not top_k <= budget <= spec.num_experts:
-        raise SettingError(
-            f"budget is {budget} but must be {top_k} (one token's experts) to {spec.num_experts} "
-            "(all experts of a layer)"
-        )
 
 
 def _check_host(profile: HardwareProfile, spec: ModelSpec) -> None:
