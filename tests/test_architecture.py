@@ -22,7 +22,7 @@ TIERS: tuple[set[str], ...] = (
     {"cli"},
     {"demo"},
     {"report", "harness"},
-    {"validate", "calibrate", "plan", "sweep", "compare"},
+    {"validate", "calibrate", "configurations", "plan", "sweep", "compare"},
     {"optimize"},
     {"closed_form"},
     {"costs"},

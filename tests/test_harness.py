@@ -7,12 +7,14 @@ import pytest
 from measuring import measured_like, recounted
 from test_optimize import A100, MINI, fixed_trace
 
-from tidesim.errors import SettingError
-from tidesim.harness import (
+from tidesim.configurations import (
     Configuration,
     budget_of,
     calibration_configurations,
     default_configurations,
+)
+from tidesim.errors import SettingError
+from tidesim.harness import (
     name_of,
     replaying,
     run_validation,

@@ -24,6 +24,7 @@ _CALLS = ("cpu_expert_call_s", "gpu_expert_call_s", "copy_call_s", "sync_s", "de
 _LEAST_FACTOR = 0.05
 _WIDTHS = (0.01, 0.3, 0.03, 0.001)  # of differences: a wide one steps over kinks
 _NOTHING = 1e-9  # of error that is rounding
+_NO_EFFECT = 1e-12  # of the largest squared slope: what is below is rounding
 _UNIT_S = 1e-6  # of costs that start at or near 0
 
 
@@ -161,7 +162,8 @@ def _step(
     """Minimise the damped squares of ``error + slopes @ step``; what leaves its bounds stays there."""
     squares, pull = slopes.T @ slopes, slopes.T @ error
     squares = squares + np.diag(damping * np.diag(squares))
-    step, free = np.zeros(len(low)), np.diag(squares) > 0
+    effects = np.diag(squares)
+    step, free = np.zeros(len(low)), effects > _NO_EFFECT * effects.max(initial=0)
     while free.any():
         rest = pull[free] + squares[free][:, ~free] @ step[~free]
         step[free] = -np.linalg.solve(squares[np.ix_(free, free)], rest)

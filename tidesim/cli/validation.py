@@ -27,12 +27,14 @@ from tidesim.cli.common import (
     read_trace,
     share,
 )
-from tidesim.harness import (
-    REPEATS,
+from tidesim.configurations import (
     Configuration,
-    Outcome,
     calibration_configurations,
     default_configurations,
+)
+from tidesim.harness import (
+    REPEATS,
+    Outcome,
     replaying,
     run_validation,
     some_requests,
@@ -176,7 +178,7 @@ def _print(trace: str, outcome: Outcome, page: Path | None, *, as_json: bool) ->
         f"{trace} on {first.predicted.hardware}, predicted and run on backend "
         f"{first.measured.backend} ({', '.join(report.machines)})\n"
         f"{first.predicted.sizes} ({first.predicted.provenance})",
-        ["configuration", "predicted", "measured", "error", "MAPE", "spread"],
+        ["configuration", "predicted", "measured", "error %", "MAPE %", "spread %"],
         [_row(trial) for trial in report.trials],
         caption="seconds; MAPE of passes; spread: (slowest - fastest) / median of the repeats; "
         "*: used for calibration, not scored",
@@ -189,9 +191,9 @@ def _row(trial: Trial) -> list[str]:
         f"{trial.name}{' *' * trial.calibration}",
         number(trial.predicted_s),
         number(trial.measured_s),
-        f"{100 * trial.run_error:+.1f} %",
-        share(trial.passes.mape),
-        share(trial.repeat_spread),
+        f"{100 * trial.run_error:+.1f}",
+        number(100 * trial.passes.mape, 1),
+        "–" if trial.repeat_spread is None else number(100 * trial.repeat_spread, 1),
     ]
 
 

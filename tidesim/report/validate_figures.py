@@ -90,7 +90,7 @@ def _add_passes(figure: go.Figure, trial: Trial, *, visible: bool) -> None:
     places = [f"request {k.request}, block {k.block}, step {k.step}" for k in trial.measured.keys]
     lines = (
         ("measured (median)", trial.measured.median_pass_s, SERIES[1], "solid"),
-        ("predicted", trial.predicted.pass_s, SERIES[0], "dot"),
+        ("predicted", trial.predicted.pass_s, SERIES[0], "dash"),
     )
     for name, seconds, color, dash in lines:
         figure.add_scatter(
@@ -136,5 +136,5 @@ def spread_in_words(report: Report) -> str:
     return (
         f"Repeats of one configuration spread by {np.median(spreads):.1%} "
         f"((slowest - fastest) / median; middle of the configurations, {report.repeat_spread:.1%} "
-        "at most): no prediction can be closer than that."
+        "at most); errors below that may be chance."
     )

@@ -169,12 +169,16 @@ def _read_bank(
 
 
 def _weights(
-    model: Transformer, sources: dict[str, _Source], dtype: torch.dtype, device: str
+    model: Transformer,
+    sources: dict[str, _Source],
+    dtype: torch.dtype,
+    device: str,
+    experts_on: str,
 ) -> Iterator[tuple[str, Tensor]]:
     for name, _ in model.named_parameters():
         if name.endswith(".bank"):
             prefix = published_name(name.removesuffix(".bank"))
-            yield name, _read_bank(prefix, sources, model.spec, dtype, device)
+            yield name, _read_bank(prefix, sources, model.spec, dtype, experts_on)
             continue
         stored = sources[published_name(name)].read()
         exact = name.endswith("expert_bias") or (
@@ -184,7 +188,11 @@ def _weights(
 
 
 def load_model(
-    directory: str | Path, *, dtype: str | None = None, device: str = "cpu"
+    directory: str | Path,
+    *,
+    dtype: str | None = None,
+    device: str = "cpu",
+    experts_on: str | None = None,
 ) -> Transformer:
     """Load a checkpoint: one file or shards, separate or merged experts, any float dtype.
 
@@ -196,6 +204,8 @@ def load_model(
         ``float32``, ``bfloat16`` or ``float16``; by default what ``config.json`` says.
     device : str
         Where the weights go.
+    experts_on : str, optional
+        Where the routed experts go instead: ``cpu`` for a runtime that offloads them.
 
     Raises
     ------
@@ -214,7 +224,7 @@ def load_model(
         merged = any(name.endswith("mlp.experts.gate_proj") for name in sources)
         _check(root, sources, _expected(model, merged=merged))
         try:
-            state = dict(_weights(model, sources, wanted, device))
+            state = dict(_weights(model, sources, wanted, device, experts_on or device))
         except (torch.OutOfMemoryError, MemoryError) as error:
             raise CapacityError(
                 f"{root}: its weights do not fit the memory of {device} ({error}); "

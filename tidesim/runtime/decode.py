@@ -289,10 +289,11 @@ class Decoder:
         self.frame.end()
 
     def _forward(self, start: int, end: int, *, last: int) -> tuple[Tensor, Tensor]:
-        """Run positions start..end (window block) or 0..end (window full)."""
+        """Run positions start..end (window block) or 0..end (window full, logits included)."""
         self.passes += 1
         if self.cache is None:
-            return self.model(self.ids[:end], mask=self._mask(end), last=last)  # type: ignore[no-any-return]
+            logits, routes = self.model(self.ids[:end], mask=self._mask(end))
+            return logits[end - last :], routes
         mask = self._mask(end) if end - start > self.block else None  # one block sees all of itself
         return self.model(  # type: ignore[no-any-return]
             self.ids[start:end], start=start, mask=mask, cache=self.cache, last=last

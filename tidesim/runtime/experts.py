@@ -113,7 +113,7 @@ class Offload(ABC):
     SettingError
         The policy is for another model, or is a limit that no runtime can obey.
     CapacityError
-        The slots do not fit the device's memory.
+        The slots do not fit the device's memory, or the host cannot pin the experts.
     """
 
     def __init__(
@@ -133,7 +133,8 @@ class Offload(ABC):
         self._first_layer = model.spec.first_k_dense_replace
         self._residency = Residency(policy, setup)
         self._late = policy.promotion is Promotion.BACKGROUND
-        self._banks = [backend.host_bank(mixture.experts.bank) for mixture in self._mixtures]
+        pinned = setup.engine.pinned
+        self._banks = [backend.host_bank(m.experts.bank, pinned=pinned) for m in self._mixtures]
         self._slots = [self._allocate(count, stale) for count in self._residency.budgets]
         self._scratch = self._allocate(policy.scratch_slots(setup), stale)
         self._decodes = False

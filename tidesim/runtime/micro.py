@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import count
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -118,15 +118,31 @@ class Copies:
         return repeat(run, self.device, seconds)
 
     def whole_s(self, size: int, seconds: float, *, ups: Sequence[bool], each: int = 8) -> Timing:
-        """Time `each` copies in every direction of `ups`, until all have ended."""
+        """Time `each` copies in every direction of `ups`, until all have ended.
 
-        def run() -> None:
+        A GPU has a stream for either direction, backend ``cpu`` one link for both.
+        """
+
+        def by_link() -> None:
             handles = [self.start(size, up=up) for _ in range(each) for up in ups]
             self.backend.await_copies(handles)
 
+        def by_streams() -> None:
+            for up, stream in streams.items():
+                with torch.cuda.stream(stream):
+                    for _ in range(each):
+                        source, target = self.pair(size, up=up)
+                        target.copy_(source, non_blocking=True)
+
+        on_gpu = self.device.type == "cuda"
+        streams: dict[bool, Any] = {}
+        if on_gpu:
+            make: Any = torch.cuda.Stream
+            streams = {up: make(self.device) for up in ups}
+
         with_records, self.backend.recorder.enabled = self.backend.recorder.enabled, False
         try:
-            return repeat(run, self.device, seconds)
+            return repeat(by_streams if on_gpu else by_link, self.device, seconds)
         finally:
             self.backend.recorder.enabled = with_records
 

@@ -7,6 +7,7 @@ Checked against the published implementation by ``tests/golden/llada2-a``.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 import torch.nn.functional as F  # noqa: N812
@@ -136,10 +137,10 @@ class Attention(nn.Module):
         """Attend; x is [batch, T, H]."""
         batch, tokens, _ = x.shape
         heads = self.query_key_value(x).view(batch, tokens, -1, self.head_dim)
-        both, v = heads.split((self.heads + self.kv_heads, self.kv_heads), dim=2)  # [b, T, N, D]
+        both, v = heads.tensor_split((self.heads + self.kv_heads,), dim=2)  # [b, T, N, D]
         both = self._norm_weights() * normalised(both, self.query_layernorm.eps)
         both = rotate(both, context.cos, context.sin).transpose(1, 2)
-        q, k = both.split((self.heads, self.kv_heads), dim=1)  # [b, N, T, D]
+        q, k = both.tensor_split((self.heads,), dim=1)  # [b, N, T, D]
         v = v.transpose(1, 2)
         if context.cache is not None:
             k, v = context.cache.extend(self.layer, context.start, k, v)  # [1, G, S, D]
@@ -243,23 +244,39 @@ def expert_products(x: Tensor, gate_up: Tensor, down: Tensor, ends: Tensor) -> T
     gate_up : [E, 2I, H]
     down : [E, H, I]
     ends : [E] int32
-        Where each expert's tokens end in `x`; the last is n.
+        Where each expert's tokens end in `x`; the last is n. On the device of `x`; on the host
+        where the weights are not `groupable`, or reading it holds up the host.
 
     Returns
     -------
     [n, H]
     """
-    if not _groupable(gate_up):
+    if not groupable(gate_up):
         return _looped_products(x, gate_up, down, ends)
     gate, up = F.grouped_mm(x, gate_up.transpose(1, 2), offs=ends).chunk(2, dim=-1)
     return F.grouped_mm(F.silu(gate) * up, down.transpose(1, 2), offs=ends)
 
 
-def _groupable(gate_up: Tensor) -> bool:
-    """Whether rows of both matrices, and of what lies between, start at multiples of 16 bytes."""
+def groupable(gate_up: Tensor) -> bool:
+    """Whether one call serves many experts of such weights, without a look at the counts.
+
+    Rows of both matrices, and of what lies between, must start at multiples of 16 bytes. On a GPU
+    torch has such a kernel for bfloat16 on compute capability 9 and 10 only; for all else its
+    `grouped_mm` copies the counts to the host and loops over idle experts too.
+    """
     _, twice_intermediate, hidden = gate_up.shape
     item = gate_up.element_size()
-    return hidden * item % 16 == 0 and twice_intermediate // 2 * item % 16 == 0
+    aligned = hidden * item % 16 == 0 and twice_intermediate // 2 * item % 16 == 0
+    return aligned and (
+        gate_up.device.type == "cpu"
+        or (gate_up.dtype == torch.bfloat16 and _capability(gate_up.device) in (9, 10))
+    )
+
+
+@cache
+def _capability(device: torch.device) -> int:
+    """Return the major compute capability of a GPU."""
+    return torch.cuda.get_device_capability(device)[0]
 
 
 def _looped_products(x: Tensor, gate_up: Tensor, down: Tensor, ends: Tensor) -> Tensor:

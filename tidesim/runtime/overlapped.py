@@ -10,7 +10,7 @@ from tidesim.records import Resource
 from tidesim.runtime.backends import Backend, Misses
 from tidesim.runtime.backends.base import ID_BYTES, Ids
 from tidesim.runtime.experts import PROMOTE, STREAM, Move, Offload, Stale, keep
-from tidesim.runtime.model import MixtureOfExperts, Transformer, combine, expert_products
+from tidesim.runtime.model import MixtureOfExperts, Transformer, combine, expert_products, groupable
 from tidesim.runtime.slots import Sorted, sort_pairs
 
 
@@ -117,7 +117,8 @@ class Overlapped(Offload):
             rows = pairs.rows[part]
             if len(rows):
                 taken = x[self._backend.to_device(rows)]
-                there = self._backend.to_device(ends)
+                grouped = groupable(held.gate_up)  # a loop reads the ends, so they stay here
+                there = self._backend.to_device(ends) if grouped else torch.from_numpy(ends)
                 products.append(expert_products(taken, held.gate_up, held.down, there))
         return products
 

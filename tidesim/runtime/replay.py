@@ -245,10 +245,10 @@ class Replayer:
         offload.begin(pass_.key)
         mask = block_causal_mask(pass_.tokens, block, device) if whole else None
         cache = self._cache if window is Window.BLOCK else None
-        last = block if decodes else 0
+        last = None if window is Window.FULL else block if decodes else 0
         logits, _ = model(ids, start=pass_.context, mask=mask, cache=cache, last=last)
         if decodes:
-            written = write_tokens(ids[-block:], logits, masked, GREEDY, generator, quota=1)
+            written = write_tokens(ids[-block:], logits[-block:], masked, GREEDY, generator, quota=1)
             int(written.sum())
         return offload.end()
 

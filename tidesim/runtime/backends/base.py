@@ -127,8 +127,23 @@ class Backend(ABC):
         """What a run's times depend on: processor, versions, threads."""
 
     @abstractmethod
-    def host_bank(self, bank: Tensor) -> Tensor:
-        """Return a bank of experts in host memory that the link copies from fastest."""
+    def host_bank(self, bank: Tensor, *, pinned: bool = True) -> Tensor:
+        """Return a bank of experts in host memory, ready to be copied from.
+
+        Parameters
+        ----------
+        bank : [E, 3 * I * H]
+            In host memory.
+        pinned : bool
+            Copies do not hold up the host; otherwise the bank stays pageable.
+
+        Raises
+        ------
+        SettingError
+            It is not in host memory.
+        CapacityError
+            The host cannot pin so much.
+        """
 
     @abstractmethod
     def begin(self, key: PassKey) -> None:

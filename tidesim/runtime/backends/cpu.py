@@ -9,7 +9,6 @@ import os
 import platform
 import time
 from collections.abc import Iterable
-from itertools import count
 from types import TracebackType
 from typing import Any, Self
 
@@ -21,7 +20,7 @@ from torch import Tensor
 from tidesim.errors import RunError, SettingError
 from tidesim.records import Resource
 from tidesim.runtime.backends.base import Backend, Ids, Misses
-from tidesim.runtime.model import expert_products
+from tidesim.runtime.backends.misses import MissRun
 from tidesim.runtime.workers import Latch, Worker, available_cores, stay_on
 from tidesim.trace.passes import PassKey
 
@@ -114,7 +113,7 @@ class CpuBackend(Backend):
             f"Python {platform.python_version()}"
         )
 
-    def host_bank(self, bank: Tensor) -> Tensor:
+    def host_bank(self, bank: Tensor, *, pinned: bool = True) -> Tensor:
         """Return the bank as it is: all memory is the host's."""
         return bank
 
@@ -231,71 +230,34 @@ class CpuBackend(Backend):
         self.recorder.add(resource, span, label, layer, experts=experts, num_bytes=size, key=key)
 
 
-class _MissRun:
-    """One layer's misses on their way: down the link, through the CPU workers, and back."""
+class _MissRun(MissRun):
+    """Misses whose hidden states and products travel over the link's thread."""
 
     def __init__(self, backend: CpuBackend, misses: Misses, layer: int) -> None:
-        self.latch = Latch(backend._all)
-        self._backend, self._misses, self._layer = backend, misses, layer
-        self._key = backend.recorder.key
-        self._spans: list[tuple[float, float]] = []
-        self._done = count(1)
-        backend.link.submit(self._send, self.latch)
+        latch = Latch(backend._all)
+        super().__init__(misses, layer, backend.recorder, backend.workers, latch)
+        self._backend = backend
+        backend.link.submit(self._send, latch)
 
     def _send(self) -> None:
-        misses = self._misses
-        self._hidden = torch.empty_like(misses.x)
-        self._link(self._hidden, misses.x, Resource.D2H, "hidden")
-        self._products = misses.x.new_empty(len(misses.rows), misses.x.shape[1])
-        self._shares = shares(misses, len(self._backend.workers))
-        for worker, share in zip(self._backend.workers, self._shares, strict=False):
-            worker.submit(lambda share=share: self._compute(share), self.latch)  # type: ignore[misc]
+        x = self._misses.x
+        hidden = torch.empty_like(x)
+        self._link(hidden, x, Resource.D2H, "hidden")
+        self._share(hidden, x.new_empty(len(self._misses.rows), x.shape[1]))
 
-    def _compute(self, share: tuple[int, int]) -> None:
-        start_s, misses = time.perf_counter(), self._misses
-        low, high = share
-        first = int(misses.ends[low - 1]) if low else 0
-        last = int(misses.ends[high - 1])
-        rows = torch.from_numpy(misses.rows[first:last])
-        ends = torch.from_numpy(misses.ends[low:high] - np.int32(first))
-        weights = misses.gate_up[low:high], misses.down[low:high]
-        self._products[first:last] = expert_products(self._hidden[rows], *weights, ends)
-        self._spans.append((start_s, time.perf_counter()))
-        if next(self._done) == len(self._shares):  # the last share
-            self._record()
-            self._backend.link.submit(self._return, self.latch)
-
-    def _record(self) -> None:
-        starts, ends = zip(*self._spans, strict=True)
-        number = self._misses.experts
-        self._backend.recorder.add(
-            Resource.CPU,
-            (min(starts), max(ends)),
-            f"experts cpu ({number})",
-            self._layer,
-            experts=number,
-            key=self._key,
-        )
+    def _arrive(self) -> None:
+        """Go on: the link's thread has copied the hidden states before."""
 
     def _return(self) -> None:
+        self._backend.link.submit(self._send_back, self.latch)
+
+    def _send_back(self) -> None:
         self.returned = torch.empty_like(self._products)
         self._link(self.returned, self._products, Resource.H2D, "result")
         self.latch.open()
 
     def _link(self, target: Tensor, source: Tensor, resource: Resource, label: str) -> None:
         self._backend.link_copy(target, source, resource, label, self._layer, key=self._key)
-
-
-def shares(misses: Misses, workers: int) -> list[tuple[int, int]]:
-    """Cut the experts into at most `workers` runs of ids with about as many distinct experts each.
-
-    Returns
-    -------
-    list of (first expert, expert after the last)
-    """
-    active = np.flatnonzero(np.diff(misses.ends, prepend=0))
-    parts = [part for part in np.array_split(active, workers) if len(part)]
-    return [(int(part[0]), int(part[-1]) + 1) for part in parts]
 
 
 def processor() -> str:
