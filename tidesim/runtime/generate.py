@@ -130,7 +130,8 @@ def place_by(
             f"policy {policy} knows the passes to come, and decoding does not; use another policy"
         )
     placing = Placing(make=make, setup=setup)
-    if budget is None and not placing.policy().is_bound:
+    is_bound = placing.policy().is_bound  # made once: what it lacks is said before any work
+    if budget is None and not is_bound:
         raise SettingError("the policy needs slots on the device; give a budget")
     return placing
 

@@ -248,7 +248,9 @@ class Replayer:
         last = None if window is Window.FULL else block if decodes else 0
         logits, _ = model(ids, start=pass_.context, mask=mask, cache=cache, last=last)
         if decodes:
-            written = write_tokens(ids[-block:], logits[-block:], masked, GREEDY, generator, quota=1)
+            written = write_tokens(
+                ids[-block:], logits[-block:], masked, GREEDY, generator, quota=1
+            )
             int(written.sum())
         return offload.end()
 
