@@ -76,7 +76,7 @@ def failing_run(model, spoil, *, at=3, **how):
     seen, broken_s = [], []
 
     def work():
-        with CpuBackend(link_bytes_per_s=how.pop("link", None)) as backend:
+        with CpuBackend() as backend:
 
             def observe(_event):
                 seen.append(1)
@@ -87,6 +87,7 @@ def failing_run(model, spoil, *, at=3, **how):
             offload(model, backend, observe=observe, **how)
 
     error = within(LIMIT_S, work)
+    assert broken_s, f"was not spoilt: {error}"
     return error, time.perf_counter() - broken_s[0]
 
 
@@ -144,7 +145,7 @@ def test_a_product_that_fails_ends_the_run(model, expected, monkeypatch):
         raise RuntimeError("no such kernel")
 
     def spoil(_):
-        monkeypatch.setattr("tidesim.runtime.backends.cpu.expert_products", broken)
+        monkeypatch.setattr("tidesim.runtime.backends.misses.expert_products", broken)
 
     error, _ = failing_run(model, spoil)
     monkeypatch.undo()

@@ -8,7 +8,7 @@ from tidesim.hardware import load_profile
 from tidesim.runtime.backends import CpuBackend
 from tidesim.runtime.checkpoint import load_model
 from tidesim.runtime.decode import DecodeSettings, decode
-from tidesim.runtime.generate import generate_offloaded, move_to, place_by
+from tidesim.runtime.generate import place_by
 from tidesim.runtime.verify import Difference, What, _router_margin, verify
 from tidesim.trace.io import load_trace
 
@@ -114,12 +114,11 @@ def test_policies_that_need_to_know_more_say_so(model):
     assert place_by("all-cpu", model.spec).policy().budgets(pay.setup).sum() == 0
 
 
-def test_moving_a_model_leaves_its_banks(model):
+def test_the_model_has_its_own_banks_and_experts_back(model):
     banks = [mixture.experts.bank for mixture in model.mixtures()]
 
-    move_to(model, torch.device("cpu"))
-    with CpuBackend() as backend:
-        placing = place_by("lru", model.spec, budget=8)
-        generate_offloaded(model, PROMPT, SETTINGS, placing, backend)
+    verified(model)
 
-    assert [mixture.experts.bank for mixture in model.mixtures()] == banks
+    assert all(a is b.experts.bank for a, b in zip(banks, model.mixtures(), strict=True))
+    assert all(mixture.run is None for mixture in model.mixtures())
+    assert not model.lm_head._forward_hooks

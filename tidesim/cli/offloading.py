@@ -196,7 +196,7 @@ def generate(
 ) -> "tuple[Offloaded, Verification | None]":
     """Decode with offloading as the options say; `window` is the one asked for, if any."""
     from tidesim.runtime import checkpoint as files  # noqa: PLC0415
-    from tidesim.runtime.generate import generate_offloaded, move_to  # noqa: PLC0415
+    from tidesim.runtime.generate import generate_offloaded  # noqa: PLC0415
     from tidesim.runtime.verify import verify  # noqa: PLC0415
 
     spec = load_model_spec(find_checkpoint(where.checkpoint))
@@ -204,8 +204,9 @@ def generate(
     placing = options.placing(spec)
     settings = replace(settings, window=window or placing.setup.engine.window)
     backend = options.make_backend(device=where.device, threads=where.threads)
-    model = files.load_model(where.checkpoint, dtype=where.dtype)
-    move_to(model, backend.device)
+    model = files.load_model(
+        where.checkpoint, dtype=where.dtype, device=backend.device.type, experts_on="cpu"
+    )
     verification, keep = None, options.timeline is not None
     with backend:
         if options.verify:

@@ -179,7 +179,8 @@ def generate_offloaded(
     Parameters
     ----------
     model : Transformer
-        Its banks in host memory, everything else on the backend's device: see `move_to`.
+        Its banks in host memory, everything else on the backend's device, as `load_model` gives it
+        with ``experts_on="cpu"``.
     prompt : list of int
     settings : DecodeSettings
         Their window is the engine's.
@@ -247,23 +248,6 @@ def check_window(settings: DecodeSettings, placing: Placing) -> None:
             f"engine {engine.name} computes window {engine.window}, not {settings.window}; "
             "leave the window to it, or choose another engine"
         )
-
-
-def move_to(model: Transformer, device: torch.device) -> None:
-    """Move everything but the experts' banks to a device.
-
-    Raises
-    ------
-    CapacityError
-        The device's memory does not hold it.
-    """
-    for module in model.modules():
-        for name, parameter in list(module.named_parameters(recurse=False)):
-            if name != "bank" and parameter.device != device:
-                moved = on_device(parameter, device, what=f"{model.spec.name} without experts")
-                setattr(module, name, moved)
-    if model.spec.tie_word_embeddings:
-        model.lm_head.weight = model.word_embeddings.weight
 
 
 def on_device(parameter: nn.Parameter, device: torch.device, *, what: str) -> nn.Parameter:
