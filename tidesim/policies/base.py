@@ -85,5 +85,5 @@ def need_popularity(name: str, setup: Setup) -> None:
     if not setup.popularity.any():
         raise SettingError(
             f"policy {name} places experts by popularity, but none is known; "
-            "give a trace with training requests (popularity_from), or use another policy"
+            "give training requests (popularity_from) or use another policy"
         )
