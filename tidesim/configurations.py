@@ -1,4 +1,4 @@
-"""Configurations: the runs that a validation scores, and those it may calibrate with."""
+"""Configurations: the runs that a validation may score, and those it may calibrate with."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -38,38 +38,30 @@ def budget_of(model: ModelSpec, sixteenths: int) -> int:
     return max(model.num_experts_per_tok, model.num_experts * sixteenths // 16)
 
 
-# Policy, interval, promotion and sixteenths of the experts: run times differ clearly, by misses as
-# well as by promotions.
+# Policy, interval, promotion and sixteenths of the experts.
 _Row = tuple[str, int | None, str | None, int]
 _SCORED: tuple[_Row, ...] = (
-    ("static-frequency", None, None, 2),
-    ("static-frequency", None, None, 5),
-    ("static-frequency", None, None, 11),
-    ("tide", 1, None, 2),
-    ("tide", 16, None, 3),
-    ("tide", 4, None, 5),
-    ("tide", 8, None, 7),
-    ("tide", 2, None, 9),
-    ("tide", 4, None, 12),
-    ("tide", 2, "background", 4),
-    ("tide", 8, "background", 8),
-    ("lru", None, None, 3),
-    ("lru", None, None, 6),
-    ("previous-step", None, None, 3),
-    ("previous-step", None, None, 10),
+    *(("static-frequency", None, None, part) for part in (1, 2, 3, 6, 8, 10, 12, 14)),
+    *(("tide", interval, None, part) for interval in (1, 4, 16) for part in (1, 2, 3, 5, 7, 12)),
+    *(("tide", interval, "background", part) for interval in (2, 8) for part in (1, 4, 8)),
+    *(("lru", None, None, part) for part in (1, 2, 3, 6)),
+    *(("previous-step", None, None, part) for part in (1, 3, 10)),
+    *(("mixtral-offload-lru", None, None, part) for part in (2, 3, 6, 8)),
     ("q-split", None, None, 4),
     ("pay", None, None, 5),
+    ("all-cpu", None, None, 1),
+    ("all-gpu", None, None, 16),
 )
 _CALIBRATION: tuple[_Row, ...] = (
     ("static-frequency", None, None, 4),
     ("tide", 1, None, 8),
-    ("lfu", None, None, 2),
+    ("mixtral-offload-lru", None, None, 4),
     ("previous-step", None, None, 12),
 )
 
 
 def default_configurations(model: ModelSpec) -> tuple[Configuration, ...]:
-    """Return configurations to score: policies, intervals, promotions and budgets."""
+    """Return configurations that may be scored: policies, intervals, promotions and budgets."""
     return _configurations(_SCORED, model)
 
 

@@ -4,6 +4,7 @@ Repeats are interleaved: every configuration once, then every one again, so that
 drifts while it measures does so for all of them.
 """
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -21,10 +22,12 @@ from tidesim.measured import MeasuredRun
 from tidesim.model_spec import ModelSpec
 from tidesim.simulate import Case, prepare, run
 from tidesim.simulate.case import sizes_label
+from tidesim.simulate.fast import run_fast
 from tidesim.trace.passes import Trace
 from tidesim.validate import Report, Tolerances, Trial, validate
 
 REPEATS = 5
+SCORED = 14
 PASSES = 150  # enough for percentiles, few enough for minutes
 
 Stage = Callable[[str], None]
@@ -83,6 +86,7 @@ def run_validation(
     *,
     replay: Replay,
     configurations: Sequence[Configuration],
+    at_most: int | None = None,
     calibration: Sequence[Configuration] = (),
     sizes: ModelSpec | None = None,
     popularity_from: Trace | None = None,
@@ -105,6 +109,9 @@ def run_validation(
         See `Replay`; `replaying` gives the real one.
     configurations : sequence of Configuration
         To score; of two that come to the same run, the first counts.
+    at_most : int or None
+        Score no more than this: the first, and those whose seconds `profile` predicts to be
+        furthest apart, because ranks of runs that take the same say nothing.
     calibration : sequence of Configuration
         To fit per-call costs to; none leaves the profile as it is. Those that come to the same run
         as a scored one are left out.
@@ -129,6 +136,7 @@ def run_validation(
     cases, skipped = _cases(configurations, make)
     if not cases:
         raise SettingError("no configuration to score fits; give one with a smaller budget")
+    cases = spread(cases, at_most)
     others, others_skipped = _cases(calibration, make)
     fitted_on = {name: case for name, case in others.items() if _is_new(case, cases)}
     if calibration and not fitted_on:
@@ -153,6 +161,18 @@ def run_validation(
     ]
     report = validate(trials, tolerances=tolerances, calibrated=calibrated)
     return Outcome(report=report, profile=predicted_by, skipped=skipped | others_skipped)
+
+
+def spread(cases: dict[str, Case], at_most: int | None) -> dict[str, Case]:
+    """Return the first case and those whose predicted seconds are furthest apart, in their order."""
+    if at_most is None or len(cases) <= at_most:
+        return cases
+    at = {name: math.log(run_fast(case).seconds) for name, case in cases.items()}
+    chosen = [next(iter(cases))]
+    while len(chosen) < at_most:
+        left = [name for name in cases if name not in chosen]
+        chosen.append(max(left, key=lambda name: min(abs(at[name] - at[one]) for one in chosen)))
+    return {name: case for name, case in cases.items() if name in chosen}
 
 
 def measure(

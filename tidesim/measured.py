@@ -93,5 +93,5 @@ class MeasuredRun:
 
     @property
     def seconds(self) -> float:
-        """Median seconds of a repeat."""
-        return float(np.median(self.run_s))
+        """Seconds of the run: the sum of its passes' medians, so that a stall in one counts for little."""
+        return float(self.median_pass_s.sum())

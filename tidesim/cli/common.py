@@ -61,6 +61,18 @@ Requests = Annotated[
 ]
 
 
+CpuWorkers = Annotated[
+    int | None,
+    typer.Option("--cpu-workers", metavar="N", help="Threads that compute missed experts."),
+]
+LinkRate = Annotated[
+    float | None,
+    typer.Option(
+        "--link-gb-per-s", metavar="G", help="Slow the link of backend cpu down to this rate."
+    ),
+]
+
+
 class Split(StrEnum):
     """Which requests of a trace."""
 
@@ -170,6 +182,11 @@ def to_bytes(memory_gb: float | None) -> int | None:
     if not 0 < memory_gb < 1e9:
         raise SettingError(f"--memory-gb is {memory_gb} but must be a positive number of gigabytes")
     return int(memory_gb * 1e9)
+
+
+def bytes_per_s(gb_per_s: float | None) -> float | None:
+    """Convert ``--link-gb-per-s``."""
+    return None if gb_per_s is None else 1e9 * gb_per_s
 
 
 def print_json(payload: dict[str, Any]) -> None:

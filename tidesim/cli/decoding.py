@@ -7,7 +7,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from tidesim.cli import offloading
-from tidesim.cli.common import Budget, Json, check_writable, print_json, print_pairs, progress
+from tidesim.cli.common import (
+    Budget,
+    CpuWorkers,
+    Json,
+    LinkRate,
+    check_writable,
+    print_json,
+    print_pairs,
+    progress,
+)
 from tidesim.engines import get_engine
 from tidesim.errors import SettingError
 from tidesim.trace.passes import Window
@@ -101,8 +110,8 @@ def generate(
     backend: offloading.BackendName = None,
     trace: offloading.TrainingTrace = None,
     hardware: offloading.Machine = None,
-    cpu_workers: offloading.CpuWorkers = None,
-    link_gb_per_s: offloading.LinkRate = None,
+    cpu_workers: CpuWorkers = None,
+    link_gb_per_s: LinkRate = None,
     force: offloading.Force = False,
     verify: offloading.Verify = False,
     timeline: offloading.TimelineFile = None,

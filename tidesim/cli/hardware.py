@@ -9,8 +9,11 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
 from tidesim.cli.common import (
+    CpuWorkers,
     Json,
+    LinkRate,
     Overrides,
+    bytes_per_s,
     check_writable,
     err,
     out,
@@ -76,13 +79,8 @@ def measure_machine(
     seconds: Annotated[
         float, typer.Option("--seconds", help="About how long it may take.")
     ] = 120.0,
-    link_bytes_per_s: Annotated[
-        float | None,
-        typer.Option("--link-bytes-per-s", help="Pace the link of backend cpu to this rate."),
-    ] = None,
-    cpu_workers: Annotated[
-        int | None, typer.Option("--cpu-workers", help="Threads that compute missed experts.")
-    ] = None,
+    link_gb_per_s: LinkRate = None,
+    cpu_workers: CpuWorkers = None,
     name: Annotated[
         str | None, typer.Option("--name", help="The machine's name in the profile.")
     ] = None,
@@ -94,7 +92,9 @@ def measure_machine(
 
     spec = load_model_spec(model)
     check_measurable(spec, seconds)
-    made = make_backend(backend, cpu_workers=cpu_workers, link_bytes_per_s=link_bytes_per_s)
+    made = make_backend(
+        backend, cpu_workers=cpu_workers, link_bytes_per_s=bytes_per_s(link_gb_per_s)
+    )
     check_writable(file)
     columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
     with Progress(*columns, console=err, transient=True) as bar:

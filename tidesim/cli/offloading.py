@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tidesim.cli.common import check_writable, read_profile, read_trace, share
+from tidesim.cli.common import bytes_per_s, check_writable, read_profile, read_trace, share
 from tidesim.errors import SettingError
 from tidesim.model_spec import ModelSpec, load_model_spec
 from tidesim.optimize import splits
@@ -48,13 +48,6 @@ TrainingTrace = Annotated[
 Machine = Annotated[
     str | None,
     typer.Option("--hardware", metavar="NAME", help="A profile, for policies that weigh costs."),
-]
-CpuWorkers = Annotated[
-    int | None, typer.Option("--cpu-workers", help="Threads that compute missed experts.")
-]
-LinkRate = Annotated[
-    float | None,
-    typer.Option("--link-gb-per-s", help="Slow the link of backend cpu down to this rate."),
 ]
 Verify = Annotated[
     bool,
@@ -172,7 +165,7 @@ def real_backend(
             f"--threads is {threads} but backend cpu uses 1 thread per operator; leave it out, or "
             "give --cpu-workers"
         )
-    rate = None if link_gb_per_s is None else 1e9 * link_gb_per_s
+    rate = bytes_per_s(link_gb_per_s)
     return make_backend(name, cpu_workers=cpu_workers, link_bytes_per_s=rate)
 
 

@@ -9,7 +9,9 @@ import typer
 
 from tidesim.cli import offloading
 from tidesim.cli.common import (
+    CpuWorkers,
     Json,
+    LinkRate,
     Requests,
     Sizes,
     SplitOption,
@@ -67,8 +69,8 @@ def replay(
             "--layers", metavar="N", help="Only the first mixture layers, to save memory."
         ),
     ] = None,
-    cpu_workers: offloading.CpuWorkers = None,
-    link_gb_per_s: offloading.LinkRate = None,
+    cpu_workers: CpuWorkers = None,
+    link_gb_per_s: LinkRate = None,
     force: Annotated[
         bool, typer.Option("--force", help="Accept a schedule made for other inputs.")
     ] = False,

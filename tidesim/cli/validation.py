@@ -7,12 +7,15 @@ from typing import Annotated, Any
 import typer
 
 from tidesim.cli.common import (
+    CpuWorkers,
     Hardware,
     Json,
+    LinkRate,
     Requests,
     Sizes,
     SplitOption,
     TraceName,
+    bytes_per_s,
     check_writable,
     choose_split,
     integers,
@@ -32,8 +35,10 @@ from tidesim.configurations import (
     calibration_configurations,
     default_configurations,
 )
+from tidesim.hardware_write import save_profile
 from tidesim.harness import (
     REPEATS,
+    SCORED,
     Outcome,
     replaying,
     run_validation,
@@ -68,6 +73,14 @@ def validate(
     repeats: Annotated[
         int, typer.Option("--repeats", metavar="N", help="Real runs of every configuration.")
     ] = REPEATS,
+    at_most: Annotated[
+        int,
+        typer.Option(
+            "--configurations",
+            metavar="N",
+            help="Configurations to score: the schedule, and those predicted furthest apart.",
+        ),
+    ] = SCORED,
     only: Requests = None,
     split: SplitOption = None,
     sizes: Sizes = None,
@@ -88,12 +101,13 @@ def validate(
     min_kendall_tau: Annotated[
         float, typer.Option("--min-kendall-tau", help="Least rank agreement of configurations.")
     ] = USUAL.kendall_tau,
-    cpu_workers: Annotated[
-        int | None, typer.Option("--cpu-workers", metavar="N", help="Threads that compute misses.")
-    ] = None,
-    link_bytes_per_s: Annotated[
-        float | None,
-        typer.Option("--link-bytes-per-s", help="Pace the link of backend cpu to this rate."),
+    cpu_workers: CpuWorkers = None,
+    link_gb_per_s: LinkRate = None,
+    save_profile_to: Annotated[
+        Path | None,
+        typer.Option(
+            "--save-profile", metavar="FILE", help="Write the calibrated profile as TOML."
+        ),
     ] = None,
     out: Annotated[
         Path | None, typer.Option("--out", help="Write the whole report as an HTML page.")
@@ -107,8 +121,9 @@ def validate(
 
     Example: tidesim validate schedule.json tide-tiny-mixed --hardware box.toml --out report.html
     """
-    if out is not None:
-        check_writable(out)
+    for path in (out, save_profile_to):
+        if path is not None:
+            check_writable(path)
     tolerances = Tolerances(
         run_error=max_run_error, pass_mape=max_pass_mape, kendall_tau=min_kendall_tau
     )
@@ -120,7 +135,12 @@ def validate(
     chosen = only_requests(requests, integers(only, "--requests"), split_name)
     with ExitStack() as stack:
         replay = stack.enter_context(
-            replaying(spec, backend, cpu_workers=cpu_workers, link_bytes_per_s=link_bytes_per_s)
+            replaying(
+                spec,
+                backend,
+                cpu_workers=cpu_workers,
+                link_bytes_per_s=bytes_per_s(link_gb_per_s),
+            )
         )
         bar = progress()
         task = bar.add_task("", total=None)
@@ -135,6 +155,7 @@ def validate(
             profile,
             replay=replay,
             configurations=_configurations(plan, whole.meta.model),
+            at_most=at_most,
             calibration=calibration_configurations(whole.meta.model) if calibrate else (),
             sizes=model_sizes,
             popularity_from=splits(whole)[0],
@@ -142,6 +163,8 @@ def validate(
             tolerances=tolerances,
             stage=stage,
         )
+    if save_profile_to is not None:
+        save_profile(outcome.profile, save_profile_to)
     if out is not None:
         from tidesim.report.validate_page import write_validate_page  # noqa: PLC0415 (plotly)
 

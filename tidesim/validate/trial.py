@@ -129,7 +129,7 @@ class Trial:
 
     @property
     def measured_s(self) -> float:
-        """Median seconds of the run over its repeats."""
+        """Seconds of the run: the sum of its passes' medians over the repeats."""
         return self.measured.seconds
 
     @property
@@ -147,8 +147,7 @@ class Trial:
         """Errors of blocks, prefills among them, each with all its passes."""
         starts = list(self._block_starts())
         predicted_s = np.add.reduceat(self.predicted.pass_s, starts)
-        repeats_s = np.add.reduceat(self.measured.pass_s, starts, axis=1)
-        return errors(predicted_s, np.median(repeats_s, axis=0))
+        return errors(predicted_s, np.add.reduceat(self.measured.median_pass_s, starts))
 
     def _block_starts(self) -> Iterator[int]:
         before = None
