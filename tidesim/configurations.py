@@ -38,22 +38,23 @@ def budget_of(model: ModelSpec, sixteenths: int) -> int:
     return max(model.num_experts_per_tok, model.num_experts * sixteenths // 16)
 
 
-# Policy, interval, promotion and sixteenths of the experts.
+# Policy, interval, promotion and sixteenths of the experts. A profile knows one cost of a decision,
+# so policies that think for long (pay, q-split, hybrimoe, dali) are not among them.
 _Row = tuple[str, int | None, str | None, int]
 _SCORED: tuple[_Row, ...] = (
-    *(("static-frequency", None, None, part) for part in (1, 2, 3, 6, 8, 10, 12, 14)),
+    *(("static-frequency", None, None, part) for part in (1, 2, 3, 6, 10, 12, 14)),
     *(("tide", interval, None, part) for interval in (1, 4, 16) for part in (1, 2, 3, 5, 7, 12)),
     *(("tide", interval, "background", part) for interval in (2, 8) for part in (1, 4, 8)),
     *(("lru", None, None, part) for part in (1, 2, 3, 6)),
     *(("previous-step", None, None, part) for part in (1, 3, 10)),
-    *(("mixtral-offload-lru", None, None, part) for part in (2, 3, 6, 8)),
-    ("q-split", None, None, 4),
-    ("pay", None, None, 5),
+    *(("mixtral-offload-lru", None, None, part) for part in (1, 2, 3, 6, 8)),
+    *(("fiddler", None, None, part) for part in (1, 3, 8)),
     ("all-cpu", None, None, 1),
     ("all-gpu", None, None, 16),
 )
 _CALIBRATION: tuple[_Row, ...] = (
     ("static-frequency", None, None, 4),
+    ("static-frequency", None, None, 8),
     ("tide", 1, None, 8),
     ("mixtral-offload-lru", None, None, 4),
     ("previous-step", None, None, 12),

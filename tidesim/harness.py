@@ -27,7 +27,7 @@ from tidesim.trace.passes import Trace
 from tidesim.validate import Report, Tolerances, Trial, validate
 
 REPEATS = 5
-SCORED = 14
+SCORED = 13
 PASSES = 150  # enough for percentiles, few enough for minutes
 
 Stage = Callable[[str], None]
