@@ -71,7 +71,7 @@ def test_a_machine_as_predicted_passes_with_the_documented_keys(ok, machine, sch
     assert answer["kendall_tau"] == pytest.approx(1)
     flags = [row["calibration"] for row in answer["configurations"]]
     assert flags.count(False) >= 12
-    assert flags.count(True) == 4
+    assert flags.count(True) == 5
     assert answer["configurations"][0]["name"].startswith("schedule τ=")
     assert machine["settings"] == {
         "spec": "llada2.0-mini", "backend": "cpu", "cpu_workers": 2, "link_bytes_per_s": None,
@@ -116,10 +116,21 @@ def test_the_text_names_every_configuration_and_marks_calibration(tidesim, machi
     status, out, _ = tidesim(*command(schedule))
 
     assert status == 0
-    assert "tide τ=4 B=20 blocking" in out
-    assert "lfu B=8 blocking *" in out
+    assert "schedule τ=" in out
+    assert "mixtral-offload-lru B=16 blocking *" in out
     assert "as predicted" in out
     assert out.strip().endswith("yes")
+
+
+def test_so_many_are_scored_and_the_calibrated_profile_is_kept(ok, machine, schedule, tmp_path):
+    machine["overrides"] = {SYNC: 1.5e-3}
+    kept = tmp_path / "calibrated.toml"
+
+    answer = ok(*command(schedule), "--configurations", 12, "--save-profile", kept)
+
+    assert [row["calibration"] for row in answer["configurations"]].count(False) == 12
+    assert load_profile(kept).value(SYNC) == answer["calibrated"][SYNC]["after"]
+    assert "calibrated on" in load_profile(kept).quantity(SYNC).source
 
 
 def test_the_page_is_written(ok, machine, schedule, tmp_path):

@@ -19,6 +19,7 @@ from tidesim.harness import (
     replaying,
     run_validation,
     some_requests,
+    spread,
     stacked,
     timed_by,
 )
@@ -202,22 +203,27 @@ def test_budgets_hold_one_tokens_experts_at_least():
     assert budget_of(tiny.model_copy(update={"num_experts": 8}), 2) == 4
 
 
-def test_the_usual_set_spreads_predicted_times_clearly():
-    """Ranks mean little where all take the same: neighbours in time differ, ends by much."""
+def test_of_many_those_are_scored_that_are_predicted_furthest_apart():
     trace = load_trace("tide-tiny-mixed")
-    few = trace.split("heldout").only([3])  # the shortest
-    seconds = [
-        run(
-            prepare(
-                few, A100, policy=one.policy, budget=one.budget, interval=one.interval,
-                promotion=one.promotion, popularity_from=trace.split("train"), sizes=MINI,
-            )
-        ).seconds
-        for one in default_configurations(trace.meta.model)
-    ]  # fmt: skip
+    few, train = trace.split("heldout").only([3]), trace.split("train")  # the shortest
+    cases = {}
+    for one in default_configurations(trace.meta.model):
+        case = prepare(
+            few, A100, policy=one.policy, budget=one.budget, interval=one.interval,
+            promotion=one.promotion, popularity_from=train, sizes=MINI,
+        )  # fmt: skip
+        cases[name_of(case)] = case
 
-    assert max(seconds) > 2 * min(seconds)
-    assert len(np.unique(np.round(seconds, 4))) == len(seconds)
+    chosen = spread(cases, 13)
+
+    assert list(chosen) == [name for name in cases if name in chosen]
+    assert len(chosen) == 13
+    assert next(iter(chosen)) == next(iter(cases))
+    seconds = sorted(run(case).seconds for case in chosen.values())
+    assert seconds[-1] > 2 * seconds[0]
+    gaps = np.diff(np.log(seconds))
+    assert np.sort(gaps)[1:].min() > 0.02  # but for the first, which is not chosen
+    assert spread(cases, None) == spread(cases, 1000) == cases
 
 
 def test_requests_are_taken_until_there_are_passes_enough():

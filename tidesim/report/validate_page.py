@@ -69,7 +69,7 @@ def _sections(report: Report, skipped: Mapping[str, str]) -> Iterator[Section]:
     yield Section("Runs", runs_figure(report), spread_in_words(report))
     yield Section(
         "Configurations",
-        text="Errors are predicted / measured - 1; measured is the median over repeats.",
+        text="Errors are predicted / measured - 1; a pass is measured by its median over the repeats, a run by their sum.",
         table=_configurations(report),
     )
     if report.calibrated:
