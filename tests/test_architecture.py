@@ -33,7 +33,7 @@ TIERS: tuple[set[str], ...] = (
     {"placement", "records"},
     {"schedule_export"},
     {"engines", "hardware_write", "latency", "memory", "schedule"},
-    {"hardware", "trace"},
+    {"gpu_work", "hardware", "trace"},
     {"hardware_schema", "model_spec"},
     {"resources", "strict"},
     {"errors", ""},  # "" is tidesim/__init__.py: the version, no imports

@@ -7,19 +7,16 @@ from hypothesis import strategies as st
 from strategies_hardware import ENGINES, profiles
 
 from tidesim.errors import FormatError
-from tidesim.hardware import HardwareProfile, load_profile
-from tidesim.hardware_schema import Curves
-from tidesim.latency import (
+from tidesim.gpu_work import (
     ATTENTION_KERNELS,
     HEAD_KERNELS,
     LOOPED_EXPERT_KERNELS,
     MLP_KERNELS,
     ROUTER_KERNELS,
-    Basis,
-    Direction,
-    Latency,
-    needed_keys,
 )
+from tidesim.hardware import HardwareProfile, load_profile
+from tidesim.hardware_schema import Curves
+from tidesim.latency import Basis, Direction, Latency, needed_keys
 from tidesim.model_spec import MODELS, ModelSpec
 
 MINI = MODELS["llada2.0-mini"]

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from tidesim.errors import FormatError
-from tidesim.runtime.model import Experts, expert_product, expert_products
+from tidesim.runtime.products import Experts, expert_product, expert_products
 from tidesim.runtime.replay import random_model, routes_of
 from tidesim.runtime.slots import NOWHERE, Slots, sort_pairs
 

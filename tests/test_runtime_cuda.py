@@ -33,8 +33,9 @@ from tidesim.runtime.backends.cuda import CudaBackend, driver_version
 from tidesim.runtime.backends.misses import shares
 from tidesim.runtime.backends.pinning import PAGE, PinnedBanks
 from tidesim.runtime.checkpoint import load_model
-from tidesim.runtime.model import block_causal_mask, groupable
+from tidesim.runtime.model import block_causal_mask
 from tidesim.runtime.offloading import make_offload
+from tidesim.runtime.products import groupable
 from tidesim.trace.passes import Kind, PassKey
 
 KEY = PassKey(0, 1, 1, 2, Kind.DENOISE)

@@ -10,7 +10,8 @@ import torch
 
 from tidesim.errors import SettingError
 from tidesim.model_spec import ModelSpec
-from tidesim.runtime.model import Context, Transformer, rotary_table, routed_experts
+from tidesim.runtime.model import Context, Transformer, rotary_table
+from tidesim.runtime.products import routed_experts
 from tidesim.runtime.training.corpus import is_heldout, read_corpus, train_tokenizer
 from tidesim.runtime.training.evaluate import bigram_nats, largest_token_share
 from tidesim.runtime.training.objective import (

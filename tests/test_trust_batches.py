@@ -12,8 +12,9 @@ from strategies import model_specs, small_model, traces
 
 from tidesim.engines import TIDESIM
 from tidesim.errors import SettingError
+from tidesim.gpu_work import attention_work
 from tidesim.hardware import load_profile
-from tidesim.latency import Latency, attention_work
+from tidesim.latency import Latency
 from tidesim.memory import extent
 from tidesim.trace.batches import batched
 from tidesim.trace.passes import Kind, Window, WindowedPass

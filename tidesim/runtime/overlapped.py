@@ -10,7 +10,8 @@ from tidesim.records import Resource
 from tidesim.runtime.backends import Backend, Misses
 from tidesim.runtime.backends.base import ID_BYTES, Ids
 from tidesim.runtime.experts import PROMOTE, STREAM, Move, Offload, Stale, keep
-from tidesim.runtime.model import MixtureOfExperts, Transformer, combine, expert_products, groupable
+from tidesim.runtime.model import MixtureOfExperts, Transformer
+from tidesim.runtime.products import combine, expert_products, groupable
 from tidesim.runtime.slots import Sorted, sort_pairs
 
 

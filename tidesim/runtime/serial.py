@@ -14,7 +14,8 @@ from tidesim.placement import Decision
 from tidesim.records import Resource
 from tidesim.runtime.backends.base import Ids
 from tidesim.runtime.experts import PROMOTE, STREAM, Offload
-from tidesim.runtime.model import MixtureOfExperts, combine, expert_product
+from tidesim.runtime.model import MixtureOfExperts
+from tidesim.runtime.products import combine, expert_product
 from tidesim.runtime.slots import NOWHERE, Slots
 
 TENSORS = 3  # an expert is copied as gate, up and down

@@ -8,7 +8,7 @@ import numpy.typing as npt
 from torch import Tensor
 
 from tidesim.runtime.backends.base import Ids
-from tidesim.runtime.model import Experts
+from tidesim.runtime.products import Experts
 
 NOWHERE = -1
 

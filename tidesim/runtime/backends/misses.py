@@ -11,7 +11,7 @@ from torch import Tensor
 
 from tidesim.records import Resource
 from tidesim.runtime.backends.base import Misses, Recorder
-from tidesim.runtime.model import expert_products
+from tidesim.runtime.products import expert_products
 from tidesim.runtime.workers import Latch, Worker
 
 

@@ -11,12 +11,8 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
-from tidesim.runtime.model import (
-    Context,
-    Experts,
-    Transformer,
-    rotary_table,
-)
+from tidesim.runtime.model import Context, Transformer, rotary_table
+from tidesim.runtime.products import Experts
 
 
 def noise(

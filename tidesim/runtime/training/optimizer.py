@@ -3,7 +3,8 @@
 import torch
 from torch import Tensor, nn
 
-from tidesim.runtime.model import Experts, Transformer
+from tidesim.runtime.model import Transformer
+from tidesim.runtime.products import Experts
 
 # Quintic Newton-Schulz coefficients of Muon (Keller Jordan, 2024).
 _A, _B, _C = 3.4445, -4.7750, 2.0315
