@@ -18,7 +18,7 @@ from tidesim.runtime.checkpoint import load_model
 from tidesim.runtime.decode import DecodeSettings, decode
 from tidesim.runtime.generate import generate_offloaded, place_by
 from tidesim.runtime.verify import verify
-from tidesim.runtime.workers import Latch, Worker
+from tidesim.runtime.workers import Latch, Worker, available_cores
 
 LIMIT_S = 60.0
 PROMPT = [5, 6, 7, 8]
@@ -292,3 +292,21 @@ def test_ctrl_c_ends_the_command_with_status_130():
     assert process.returncode == 130
     assert out == ""
     assert "Traceback" not in err
+
+
+@pytest.mark.skipif(len(available_cores()) < 2, reason="needs two cores")
+def test_the_link_is_not_kept_on_the_core_of_the_thread_that_runs_the_model():
+    with CpuBackend() as backend:
+        for worker in (backend.link, *backend.workers):  # each has begun
+            latch = Latch([worker])
+            worker.submit(latch.open, latch)
+            latch.wait()
+        ours = os.sched_getaffinity(0)
+        links, workers = (
+            os.sched_getaffinity(worker.native_id) for worker in (backend.link, backend.workers[0])
+        )
+
+    assert len(ours) == len(workers) == 1
+    assert ours != workers
+    assert links != ours
+    assert os.sched_getaffinity(0) == set(available_cores())

@@ -75,11 +75,11 @@ class CpuBackend(Backend):
         self.workers, self._all = [], []
         cores, apart = self._cores, len(self._cores) > self._count
         alone = len(cores) >= 2 + self._count
-        if apart:
-            stay_on(cores[0])
         self.link = self._worker("link", cores[-1] if alone else None)
         for number in range(self._count):
             self.workers.append(self._worker(f"cpu {number}", cores[1 + number] if apart else None))
+        if apart:  # last, because a thread starts on the cores of the one that makes it
+            stay_on(cores[0])
 
     def _worker(self, name: str, core: int | None) -> Worker:
         try:
@@ -106,11 +106,12 @@ class CpuBackend(Backend):
 
     @property
     def machine(self) -> str:
-        """Processor, cores, versions and threads."""
+        """Processor, cores, versions, threads, and the rate of a link that is slowed down."""
+        slowed = "" if self._rate is None else f"link slowed to {self._rate / 1e9:g} GB/s, "
         return (
             f"{processor()}, {len(self._cores) or os.cpu_count()} cores, "
-            f"{self._count} CPU worker(s), 1 thread per operator, torch {torch.__version__}, "
-            f"Python {platform.python_version()}"
+            f"{self._count} CPU worker(s), 1 thread per operator, {slowed}"
+            f"torch {torch.__version__}, Python {platform.python_version()}"
         )
 
     def host_bank(self, bank: Tensor, *, pinned: bool = True) -> Tensor:
