@@ -147,6 +147,8 @@ def test_the_page_is_written(ok, machine, schedule, tmp_path):
     [
         (("--repeats", 0), "repeats is 0"),
         (("--max-run-error", -1), "tolerance run_error is -1"),
+        (("--max-run-error", "inf"), "tolerance run_error is inf"),
+        (("--configurations", 0), "configurations to score are 0"),
         (("--min-kendall-tau", 2), "tolerance kendall_tau is 2"),
         (("--requests", 999), "the heldout requests are"),
         (("--out", "/no/such/folder/v.html"), "/no/such/folder"),

@@ -1,6 +1,7 @@
 """Harness: which configurations run, how repeats are taken, and what is compared with what."""
 
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from tidesim.configurations import (
 )
 from tidesim.errors import SettingError
 from tidesim.harness import (
+    _is_new,
     name_of,
     replaying,
     run_validation,
@@ -24,6 +26,8 @@ from tidesim.harness import (
     timed_by,
 )
 from tidesim.model_spec import load_model_spec
+from tidesim.policies.scheduled import Scheduled
+from tidesim.schedule import LayerSchedule
 from tidesim.simulate import prepare, run
 from tidesim.trace.io import load_trace
 
@@ -67,7 +71,7 @@ def test_a_machine_as_the_profile_says_has_no_error():
     report = validated(FakeMachine(A100), repeats=2).report
 
     assert [trial.name for trial in report.trials] == [
-        "tide τ=1 B=2 blocking", "static-frequency B=4 blocking",
+        "tide τ=1 B=2 blocking", "static-frequency B=4 by layer blocking",
     ]  # fmt: skip
     assert report.run_error == report.pass_mape == report.repeat_spread == 0
     assert report.counters_match
@@ -79,7 +83,7 @@ def test_repeats_are_interleaved_and_only_the_last_keeps_records():
 
     report = validated(machine, repeats=3, stage=stages.append).report
 
-    names = ["tide τ=1 B=2 blocking", "static-frequency B=4 blocking"]
+    names = ["tide τ=1 B=2 blocking", "static-frequency B=4 by layer blocking"]
     rounds = [(name, number == 2) for number in range(3) for name in names]
     assert machine.calls == [(names[0], False), *rounds]
     assert stages[:4] == [
@@ -140,7 +144,7 @@ def test_configurations_that_come_to_the_same_run_are_run_once():
     report = validated(FakeMachine(A100), twice, repeats=1, calibration=(TWO[0], *OTHER)).report
 
     assert [trial.name for trial in report.scored] == [
-        "tide τ=1 B=2 blocking", "static-frequency B=4 blocking",
+        "tide τ=1 B=2 blocking", "static-frequency B=4 by layer blocking",
     ]  # fmt: skip
     assert len(report.trials) == 4
 
@@ -201,6 +205,25 @@ def test_budgets_hold_one_tokens_experts_at_least():
 
     assert [budget_of(tiny, part) for part in (2, 3, 16)] == [8, 12, 64]
     assert budget_of(tiny.model_copy(update={"num_experts": 8}), 2) == 4
+
+
+def test_a_schedule_of_one_interval_is_that_policy_and_another_is_not():
+    """What is calibrated with is never scored under another name, nor hidden by one."""
+    trace = load_trace("tide-tiny-mixed").split("heldout").only([3])
+    layers = [
+        LayerSchedule(budget=budget, refresh_steps=steps)
+        for budget, steps in ((8, (0, 2)), (24, (0, 2)), (16, (0, 2)), (16, (0, 2)))
+    ]
+    usual = {"budget": 16, "interval": 2, "sizes": MINI}
+    cases = {
+        "uniform": prepare(trace, A100, policy="tide", **usual),
+        "layered": prepare(trace, A100, policy=partial(Scheduled, layers=layers), **usual),
+    }
+
+    assert name_of(cases["uniform"]) == "tide τ=2 B=16 blocking"
+    assert name_of(cases["layered"]) == "tide τ=2 B=16 by layer blocking"
+    assert _is_new(cases["layered"], {"uniform": cases["uniform"]})
+    assert not _is_new(cases["uniform"], {"again": prepare(trace, A100, policy="tide", **usual)})
 
 
 def test_of_many_those_are_scored_that_are_predicted_furthest_apart():

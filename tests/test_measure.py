@@ -78,7 +78,7 @@ def test_a_paced_link_is_as_slow_as_it_is_told() -> None:
 @pytest.mark.parametrize(
     ("spec", "settings", "sentence"),
     [
-        (SPEC, {"seconds": 0.1}, "seconds is 0.1 but must be between 1 and 3600"),
+        (SPEC, {"seconds": 0.1}, "seconds is 0.1 but must be between 1 and 300"),
         (SPEC, {"seconds": float("nan")}, "seconds is nan but must be"),
         (small_spec(first_k_dense_replace=1), {}, "has no mixture layers"),
     ],

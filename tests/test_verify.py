@@ -9,7 +9,7 @@ from tidesim.runtime.backends import CpuBackend
 from tidesim.runtime.checkpoint import load_model
 from tidesim.runtime.decode import DecodeSettings, decode
 from tidesim.runtime.generate import place_by
-from tidesim.runtime.verify import Difference, What, _router_margin, verify
+from tidesim.runtime.verify import HIDDEN, Difference, What, _router_margin, verify
 from tidesim.trace.io import load_trace
 
 PROMPT = [5, 6, 7, 8]
@@ -21,12 +21,12 @@ def model():
     return load_model("tide-tiny")
 
 
-def verified(model, *, spoil=lambda _: None, settings=SETTINGS, **how):
+def verified(model, *, spoil=lambda _: None, settings=SETTINGS, bitwise=None, **how):
     how = {"policy": "tide", "budget": 8, "interval": 2} | how
     with CpuBackend() as backend:
         spoil(backend)
         placing = place_by(how.pop("policy"), model.spec, **how)
-        return verify(model, PROMPT, settings, placing, backend, keep_records=True)
+        return verify(model, PROMPT, settings, placing, backend, keep_records=True, bitwise=bitwise)
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
@@ -81,6 +81,24 @@ def test_a_difference_in_the_last_bits_is_found(model):
     assert (found.logits_equal, found.identical, found.explained) == (False, False, False)
     logits = next(d for d in found.differences if d.what is What.LOGITS)
     assert str(logits) == "logits of pass 0: their bits differ"
+
+
+@pytest.mark.parametrize("factor", [0.0, 0.5, 2.0])
+def test_what_rounding_does_not_explain_is_no_near_tie_where_bits_are_not_compared(model, factor):
+    """As on a GPU: a wrong expert moves hidden states further than rounding does."""
+    _, found = verified(model, spoil=wrong_copies(factor), bitwise=False)
+
+    assert found.hidden_error > HIDDEN[torch.bfloat16]
+    assert (found.logits_equal, found.identical, found.explained) == (None, False, False)
+
+
+@pytest.mark.parametrize("factor", [1.0, 1.008])
+def test_rounding_is_explained_where_bits_are_not_compared(model, factor):
+    _, found = verified(model, spoil=wrong_copies(factor), bitwise=False)
+
+    assert found.hidden_error < HIDDEN[torch.bfloat16]
+    assert found.identical == (factor == 1.0)
+    assert found.explained
 
 
 def test_a_margin_says_whether_rounding_explains_it(model):

@@ -24,6 +24,7 @@ _CALLS = ("cpu_expert_call_s", "gpu_expert_call_s", "copy_call_s", "sync_s", "de
 _LEAST_FACTOR = 0.05
 _WIDTHS = (0.01, 0.3, 0.03, 0.001)  # of differences: a wide one steps over kinks
 _NOTHING = 1e-9  # of error that is rounding
+_LEAST_DAMPING = 1e-9  # costs that always come together leave the squares singular
 _NO_EFFECT = 1e-12  # of the largest squared slope: what is below is rounding
 _UNIT_S = 1e-6  # of costs that start at or near 0
 
@@ -132,7 +133,7 @@ def _descend(
             tried = np.clip(x + _step(slopes, error, low - x, high - x, damping), low, high)
             tried_error = errors(tried)
             if tried_error @ tried_error < before:
-                x, error, damping = tried, tried_error, damping / 10
+                x, error, damping = tried, tried_error, max(damping / 10, _LEAST_DAMPING)
                 break
             damping *= 10
         if error @ error > (1 - 1e-6) * before:

@@ -52,17 +52,21 @@ class Outcome:
         The calibrated one, where there was a calibration.
     skipped : dict of str
         Configurations that do not fit the machine's memory, with the reason.
+    not_run : tuple of str
+        Configurations that were left out because others are predicted further apart.
     """
 
     report: Report
     profile: HardwareProfile
     skipped: dict[str, str]
+    not_run: tuple[str, ...] = ()
 
 
 def name_of(case: Case, label: str = "") -> str:
     """Name a case, such as ``tide τ=4 B=16 blocking``; B is the mean where layers differ."""
     policy = case.policy(case.known)
-    slots = f"B={policy.budgets(case.setup).mean():g}"
+    budgets = policy.budgets(case.setup)
+    slots = f"B={budgets.mean():g}{' by layer' * (len(set(budgets.tolist())) > 1)}"
     interval = f"τ={policy.interval}" if policy.interval and case.setup.interval else ""
     engine = "" if case.setup.engine.name == "tidesim" else case.setup.engine.name
     parts = (label or policy.name, interval, slots, str(policy.promotion), engine)
@@ -132,11 +136,13 @@ def run_validation(
     """
     if repeats < 1:
         raise SettingError(f"repeats is {repeats} but must be at least 1")
+    if at_most is not None and at_most < 1:
+        raise SettingError(f"configurations to score are {at_most} but must be at least 1")
     make = partial(prepare, trace, profile, sizes=sizes, popularity_from=popularity_from)
     cases, skipped = _cases(configurations, make)
     if not cases:
         raise SettingError("no configuration to score fits; give one with a smaller budget")
-    cases = spread(cases, at_most)
+    candidates, cases = cases, spread(cases, at_most)
     others, others_skipped = _cases(calibration, make)
     fitted_on = {name: case for name, case in others.items() if _is_new(case, cases)}
     if calibration and not fitted_on:
@@ -160,7 +166,12 @@ def run_validation(
         for name, case in (cases | fitted_on).items()
     ]
     report = validate(trials, tolerances=tolerances, calibrated=calibrated)
-    return Outcome(report=report, profile=predicted_by, skipped=skipped | others_skipped)
+    return Outcome(
+        report=report,
+        profile=predicted_by,
+        skipped=skipped | others_skipped,
+        not_run=tuple(name for name in candidates if name not in cases),
+    )
 
 
 def spread(cases: dict[str, Case], at_most: int | None) -> dict[str, Case]:
@@ -251,7 +262,15 @@ def _cases(
 
 
 def _is_new(case: Case, cases: dict[str, Case]) -> bool:
-    return name_of(case) not in map(name_of, cases.values())
+    return _identity(case) not in map(_identity, cases.values())
+
+
+def _identity(case: Case) -> tuple[object, ...]:
+    """Return what two cases share that place alike: a schedule of one interval is its policy."""
+    policy = case.policy(case.known)
+    budgets = tuple(policy.budgets(case.setup).tolist())
+    by = policy.interval if policy.interval or policy.name != "tide" else case.policy
+    return (policy.name, by, budgets, policy.promotion, case.setup.engine.name)
 
 
 @contextmanager

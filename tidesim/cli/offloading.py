@@ -51,7 +51,11 @@ Machine = Annotated[
 ]
 Verify = Annotated[
     bool,
-    typer.Option("--verify", help="Also run without offloading; status 1 if anything differs."),
+    typer.Option(
+        "--verify",
+        help="Also run without offloading; status 1 if anything differs. The seconds then hold the "
+        "comparison, too.",
+    ),
 ]
 Force = Annotated[
     bool, typer.Option("--force", help="Accept a schedule made for a model of another name.")

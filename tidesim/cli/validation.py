@@ -49,7 +49,7 @@ from tidesim.optimize import in_memory, splits
 from tidesim.policies.scheduled import follow
 from tidesim.schedule import Schedule, check_schedule, load_schedule
 from tidesim.simulate import sized_spec
-from tidesim.validate import Report, Tolerances, Trial
+from tidesim.validate import Tolerances, Trial
 
 USUAL = Tolerances()
 
@@ -191,6 +191,7 @@ def _print(trace: str, outcome: Outcome, page: Path | None, *, as_json: bool) ->
     report = outcome.report
     answer: dict[str, Any] = report.to_json() | {
         "skipped": outcome.skipped,
+        "not_run": list(outcome.not_run),
         "report": None if page is None else str(page),
     }
     if as_json:
@@ -206,7 +207,7 @@ def _print(trace: str, outcome: Outcome, page: Path | None, *, as_json: bool) ->
         caption="seconds; MAPE of passes; spread: (slowest - fastest) / median of the repeats; "
         "*: used for calibration, not scored",
     )
-    print_pairs("", _summary(report, outcome.skipped, page))
+    print_pairs("", _summary(outcome, page))
 
 
 def _row(trial: Trial) -> list[str]:
@@ -220,7 +221,8 @@ def _row(trial: Trial) -> list[str]:
     ]
 
 
-def _summary(report: Report, skipped: dict[str, str], page: Path | None) -> list[tuple[str, str]]:
+def _summary(outcome: Outcome, page: Path | None) -> list[tuple[str, str]]:
+    report = outcome.report
     fitted = (
         f"{key} {1e6 * before:.3g} → {1e6 * after:.3g} µs"
         if key.endswith("_s")
@@ -237,7 +239,8 @@ def _summary(report: Report, skipped: dict[str, str], page: Path | None) -> list
         ("Kendall's tau", number(report.kendall_tau)),
         ("spread of repeats", f"{share(report.repeat_spread)} at most"),
         ("calibrated", ", ".join(fitted) or "nothing"),
-        *(("left out", f"{name}: {reason}") for name, reason in skipped.items()),
+        *(("left out", f"{name}: {reason}") for name, reason in outcome.skipped.items()),
+        ("not run", f"{len(outcome.not_run)} more: those above are predicted furthest apart"),
         *(("failed", reason) for reason in report.failures),
         *([("report", str(page))] if page is not None else []),
         ("passed", "yes" if report.passed else "no"),

@@ -3,7 +3,6 @@
 What a profile states so is what a run will see: the same calls, threads, memory and caches.
 """
 
-import re
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -20,7 +19,7 @@ from tidesim.engines import Engine
 from tidesim.model_spec import ModelSpec
 from tidesim.placement import Policy, Setup
 from tidesim.policies.base import PolicyBase
-from tidesim.records import Record, Records
+from tidesim.records import Record, Records, operation_of
 from tidesim.runtime.backends import Backend
 from tidesim.runtime.decode import DecodeSettings, write_tokens
 from tidesim.runtime.experts import Offload
@@ -31,7 +30,6 @@ from tidesim.trace.passes import Kind, PassKey
 
 WARM = 1  # rounds that are not counted
 MOST = 400  # rounds, however short they are
-_NUMBER = re.compile(r" \(?\d+\)?")
 
 
 class Timing(NamedTuple):
@@ -235,7 +233,7 @@ def read_layer(rows: Sequence[Record]) -> dict[str, float]:
     """
     by_label: dict[str, list[Record]] = defaultdict(list)
     for row in rows:
-        by_label[_NUMBER.sub("", row.label)].append(row)
+        by_label[operation_of(row.label)].append(row)
     seconds = {
         label: fmean(row.end_s - row.start_s for row in each) for label, each in by_label.items()
     }

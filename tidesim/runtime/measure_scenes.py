@@ -191,7 +191,8 @@ def together(bench: Bench, grid: Grid, seconds: float, observe: Observe) -> Find
         how = "one call inside mixture layers of engine tidesim"
         found.curves[f"{side}_experts"] = make_curve(ExpertCurve, spec, axis, timings, how)
         found.seconds[f"shared {side}"] = samples.seconds("shared", _near_block(spec, places, at))
-        found.seconds["chain"] = samples.seconds("chain", at)
+        if side == "cpu":
+            found.seconds["chain"] = samples.seconds("chain", at)
     return found
 
 

@@ -15,6 +15,7 @@ from tidesim.runtime.bench import Bench, Timing, even_routes
 from tidesim.trace.passes import Kind, PassKey
 
 T = TypeVar("T")
+GPU_POOL_BYTES = 1 << 30  # what a GPU streams: far more than its caches
 POOL_BYTES = 64 << 20  # what streaming and copying cycle through at least
 _KEY = PassKey(0, 0, 0, 0, Kind.DENOISE)
 
@@ -63,7 +64,8 @@ def rates(device: torch.device, dtype: torch.dtype, seconds: float) -> Rates:
     x = torch.randn(rows, width).to(device, dtype)
     w = torch.randn(width, width).to(device, dtype)
     product = repeat(lambda: x @ w.T, device, seconds / 3)
-    big = torch.ones(POOL_BYTES // dtype.itemsize // 1024, 1024, dtype=dtype, device=device)
+    pool_bytes = POOL_BYTES if device.type == "cpu" else GPU_POOL_BYTES
+    big = torch.ones(pool_bytes // dtype.itemsize // width, width, dtype=dtype, device=device)
     streaming = repeat(lambda: x[:1] @ big.T, device, seconds / 3)
     small = torch.zeros(8, device=device)
     launch = repeat(lambda: small.add_(1), device, seconds / 3, times=100)

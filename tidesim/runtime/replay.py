@@ -137,8 +137,6 @@ class Replayer:
     backend : Backend
         Entered by the caller.
     seed : int
-    stale : callable
-        As for `Offload`.
 
     Raises
     ------

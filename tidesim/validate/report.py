@@ -1,5 +1,6 @@
 """Report: whether prediction and measurement agree over all configurations, within tolerances."""
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
@@ -39,13 +40,16 @@ class Tolerances:
 
     def __post_init__(self) -> None:
         for name in ("run_error", "pass_mape"):
-            if not getattr(self, name) >= 0:
+            if not 0 <= getattr(self, name) < math.inf:
                 raise SettingError(
-                    f"tolerance {name} is {getattr(self, name)} but must be at least 0; "
+                    f"tolerance {name} is {getattr(self, name)} but must be at least 0 and finite; "
                     "0.1 allows 10 %"
                 )
         if not -1 <= self.kendall_tau <= 1:
-            raise SettingError(f"tolerance kendall_tau is {self.kendall_tau} but must be -1 to 1")
+            raise SettingError(
+                f"tolerance kendall_tau is {self.kendall_tau} but must be -1 to 1; 0.8 lets one pair "
+                "in ten be ranked the other way"
+            )
 
 
 def kendall_tau(a: Sequence[float], b: Sequence[float]) -> float | None:

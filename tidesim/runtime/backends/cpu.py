@@ -9,6 +9,7 @@ import os
 import platform
 import time
 from collections.abc import Iterable
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
@@ -262,10 +263,17 @@ class _MissRun(MissRun):
 
 
 def processor() -> str:
-    """Return the processor's name where the system tells it."""
+    """Return the processor's name and clock where the system tells them."""
+    name, clock = _cpuinfo("model name"), _cpuinfo("cpu MHz")
+    name = name or platform.processor() or platform.machine()
+    return f"{name} at {float(clock):.0f} MHz" if clock else name
+
+
+def _cpuinfo(key: str) -> str:
+    """Return the first value of a key, "" where there is none."""
     try:
-        with open("/proc/cpuinfo", encoding="utf-8") as lines:  # noqa: PTH123
-            names = [line.partition(":")[2].strip() for line in lines if "model name" in line]
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
     except OSError:
-        names = []
-    return names[0] if names else platform.processor() or platform.machine()
+        return ""
+    lines = (line.partition(":") for line in text.splitlines())
+    return next((value.strip() for name, _, value in lines if name.strip() == key), "")

@@ -286,8 +286,7 @@ class CudaBackend(Backend):
             start = self._event(stream)
             copy_async(target, source)
             end = self._event(stream)
-        on_device = source if resource is Resource.D2H else target
-        on_device.record_stream(stream)
+        (target if target.is_cuda else source).record_stream(stream)
         size = source.nbytes
         self.recorder.defer(
             resource, (start,), end, label, layer, experts=experts, num_bytes=size, key=key
