@@ -259,11 +259,11 @@ def test_settings_for_another_engine_or_model_are_refused(model):
 
 
 TOLD = """
-import sys
+import os
 from tidesim.runtime.workers import Worker
 work = Worker.run
 def told(worker):
-    print("works", file=sys.stderr, flush=True)
+    os.write(2, b"works\\n")  # in one piece, whatever other threads write
     work(worker)
 Worker.run = told
 from tidesim.cli import main
@@ -280,14 +280,15 @@ def test_ctrl_c_ends_the_command_with_status_130():
     )  # fmt: skip
     guard = threading.Timer(LIMIT_S, process.kill)
     guard.start()
-    try:
-        assert [process.stderr.readline() for _ in range(2)] == ["works\n"] * 2
-        time.sleep(1.0)
-        process.send_signal(signal.SIGINT)
-        out, err = process.communicate(timeout=LIMIT_S)
-    finally:
-        guard.cancel()
-        process.kill()
+    with process:
+        try:
+            assert [process.stderr.readline() for _ in range(2)] == ["works\n"] * 2
+            time.sleep(1.0)
+            process.send_signal(signal.SIGINT)
+            out, err = process.communicate(timeout=LIMIT_S)
+        finally:
+            guard.cancel()
+            process.kill()
 
     assert process.returncode == 130
     assert out == ""
