@@ -18,7 +18,7 @@ from tidesim.hardware import load_profile
 from tidesim.latency import Latency
 from tidesim.placement import Setup
 from tidesim.policies import POLICIES, make_policy
-from tidesim.records import check
+from tidesim.records import check, operation_of
 from tidesim.runtime.backends import make_backend
 from tidesim.runtime.capture import to_pass
 from tidesim.runtime.checkpoint import load_model
@@ -105,6 +105,25 @@ def fill_with_nan(weights):
     weights.fill_(torch.nan)
 
 
+PURPOSES = {
+    "promote": "promotions", "stream": "streams", "result": "results",
+    "ids": "ids", "hidden": "hidden", "write back": "write_backs",
+}  # fmt: skip
+
+
+def copied_bytes(records):
+    """Add up what the copies themselves say they moved; first residents are not counted."""
+    totals = dict.fromkeys(PURPOSES.values(), 0)
+    for row in records:
+        if purpose := PURPOSES.get(operation_of(row.label)):
+            totals[purpose] += row.num_bytes
+    return totals
+
+
+def counted_bytes(counters):
+    return {**counters.h2d_bytes_by_purpose, **counters.d2h_bytes_by_purpose}
+
+
 def promotions_of(policy):
     own = POLICIES[policy].promotions
     return st.sampled_from(own)
@@ -141,6 +160,7 @@ def test_tokens_and_logits_are_those_without_offloading_bit_by_bit(case):
     pairs = sum(int(p.counts.sum()) for p in windowed(run.trace, setup.engine.window))
     assert counters.hits + counters.misses == pairs
     check(records, tolerance_s=1e-9)
+    assert copied_bytes(records) == counted_bytes(counters)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])

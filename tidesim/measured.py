@@ -9,10 +9,16 @@ from tidesim.placement import FloatArray
 from tidesim.records import Records
 from tidesim.trace.passes import PassKey
 
+# Why bytes move to the device, and to the host.
+H2D_PURPOSES = ("promotions", "streams", "results")
+D2H_PURPOSES = ("ids", "hidden", "write_backs")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Counters:
-    """What moved and what was served, counted where it happened.
+    """What moved and what was served, counted as the runtime issues it.
+
+    Every copy's own bytes stand in the records.
 
     Attributes
     ----------

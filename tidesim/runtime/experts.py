@@ -19,7 +19,7 @@ from torch import Tensor
 
 from tidesim.engines import Promotion
 from tidesim.errors import CapacityError, SettingError
-from tidesim.measured import Counters
+from tidesim.measured import D2H_PURPOSES, H2D_PURPOSES, Counters
 from tidesim.memory import gigabytes
 from tidesim.placement import BoolArray, Decision, Policy, Residency, Setup
 from tidesim.runtime.backends import Backend
@@ -55,12 +55,8 @@ class Tally:
     evictions: int = 0
     streams: int = 0
     refreshes: int = 0
-    h2d: dict[str, int] = field(
-        default_factory=lambda: dict.fromkeys(("promotions", "streams", "results"), 0)
-    )
-    d2h: dict[str, int] = field(
-        default_factory=lambda: dict.fromkeys(("ids", "hidden", "write_backs"), 0)
-    )
+    h2d: dict[str, int] = field(default_factory=lambda: dict.fromkeys(H2D_PURPOSES, 0))
+    d2h: dict[str, int] = field(default_factory=lambda: dict.fromkeys(D2H_PURPOSES, 0))
 
     def count_copy(self, verb: str, num_bytes: int) -> None:
         """Count the copy of an expert to the device; first residents are not counted."""
@@ -135,6 +131,8 @@ class Offload(ABC):
         self._late = policy.promotion is Promotion.BACKGROUND
         pinned = setup.engine.pinned
         self._banks = [backend.host_bank(m.experts.bank, pinned=pinned) for m in self._mixtures]
+        banks = zip(self._mixtures, self._banks, strict=True)
+        self._views = [mixture.experts.views(bank) for mixture, bank in banks]
         self._slots = [self._allocate(count, stale) for count in self._residency.budgets]
         self._scratch = self._allocate(policy.scratch_slots(setup), stale)
         self._decodes = False

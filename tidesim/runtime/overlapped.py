@@ -34,8 +34,6 @@ class Overlapped(Offload):
     ) -> None:
         super().__init__(model, policy, setup, backend, stale=stale)
         self._under_way: list[dict[int, Any]] = [{} for _ in self._mixtures]
-        banks = zip(self._mixtures, self._banks, strict=True)
-        self._views = [mixture.experts.views(bank) for mixture, bank in banks]
 
     def finish(self) -> None:
         """Wait for promotions that are still under way."""

@@ -126,7 +126,7 @@ class Serial(Offload):
         backend, layer = self._backend, self._first_layer + number
         hidden = torch.empty_like(x, device="cpu").copy_(x)
         backend.mark(f"hidden {expert}", layer, resource=Resource.D2H, num_bytes=x.nbytes)
-        gate_up, down = self._mixtures[number].experts.views(self._banks[number])
+        gate_up, down = self._views[number]
         product = expert_product(hidden, gate_up[expert], down[expert])
         backend.mark(f"expert {expert} cpu", layer, resource=Resource.CPU, experts=1)
         returned = torch.empty_like(x).copy_(product)

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 from tidesim.engines import Engine
+from tidesim.measured import D2H_PURPOSES, H2D_PURPOSES
 from tidesim.model_spec import ModelSpec
 from tidesim.simulate.chunks import Chunk
 from tidesim.simulate.prices import hidden_bytes, ids_bytes
@@ -36,12 +37,8 @@ class Tally:
     evictions: int = 0
     streams: int = 0
     refreshes: int = 0
-    h2d_bytes: dict[str, int] = field(
-        default_factory=lambda: dict.fromkeys(("promotions", "streams", "results"), 0)
-    )
-    d2h_bytes: dict[str, int] = field(
-        default_factory=lambda: dict.fromkeys(("ids", "hidden", "write_backs"), 0)
-    )
+    h2d_bytes: dict[str, int] = field(default_factory=lambda: dict.fromkeys(H2D_PURPOSES, 0))
+    d2h_bytes: dict[str, int] = field(default_factory=lambda: dict.fromkeys(D2H_PURPOSES, 0))
 
     @property
     def passes(self) -> int:
