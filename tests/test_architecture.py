@@ -22,6 +22,7 @@ TIERS: tuple[set[str], ...] = (
     {"cli"},
     {"demo"},
     {"report", "harness"},
+    {"regimes"},
     {"validate", "calibrate", "configurations", "plan", "sweep", "compare"},
     {"optimize"},
     {"closed_form"},

@@ -13,6 +13,7 @@ from tidesim.cli import (
     decoding,
     demo,
     hardware,
+    regimes,
     replaying,
     report,
     schedule,
@@ -31,7 +32,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
-for module in (demo, decoding, simulation, solving, replaying, validation, report):
+for module in (demo, decoding, simulation, solving, regimes, replaying, validation, report):
     module.register(app)
 app.add_typer(trace.app, name="trace")
 app.add_typer(hardware.app, name="hardware")
