@@ -1,4 +1,4 @@
-"""Compare: every policy, tide at fixed intervals, the solved schedule and the bounds, in one table.
+"""Compare: every policy, tide at fixed intervals, solved schedules and the bounds, in one table.
 
 All run on the same requests: the held-out ones where the trace marks some. What policies know
 beforehand (popularity, the schedule) comes from the training requests.
@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any
 
-from tidesim.engines import Engine
+from tidesim.engines import Engine, Promotion
 from tidesim.errors import CapacityError, SettingError
 from tidesim.hardware import HardwareProfile
 from tidesim.model_spec import ModelSpec
@@ -42,7 +42,9 @@ class Row:
     is_bound : bool
         No runtime could do it: it ignores the GPU's memory or knows the passes to come.
     is_chosen : bool
-        The solver's schedule.
+        The solver's schedule; of several the first.
+    formulation : str
+        How the schedule was solved for; empty for what is no solver's.
     """
 
     policy: str
@@ -58,13 +60,15 @@ class Row:
     bottleneck: str
     is_bound: bool
     is_chosen: bool
+    formulation: str = ""
 
     @property
     def name(self) -> str:
         """The policy, and its interval where it has one to choose."""
         if self.policy != "tide":
             return self.policy
-        return f"tide τ={self.interval}" if self.interval else "tide, by layer"
+        name = f"tide τ={self.interval}" if self.interval else f"tide, {self.formulation}"
+        return f"{name}, background" if self.promotion == Promotion.BACKGROUND else name
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,8 +109,8 @@ class Comparison:
     Attributes
     ----------
     rows : tuple of Row
-    solved : Optimised
-        The schedule of the chosen row, with its training run.
+    schedules : tuple of Optimised
+        The solved schedules, with their training runs.
     requests : str
         ``heldout``; or ``train`` where the trace marks no others, and ``all`` where it marks none
         for training: then popularity and the schedule have seen the very requests they are judged by.
@@ -115,13 +119,18 @@ class Comparison:
     """
 
     rows: tuple[Row, ...]
-    solved: Optimised
+    schedules: tuple[Optimised, ...]
     requests: str
     skipped: dict[str, str]
 
     @property
+    def solved(self) -> Optimised:
+        """The schedule of the chosen row."""
+        return self.schedules[0]
+
+    @property
     def chosen(self) -> Row:
-        """The solver's schedule."""
+        """The solver's schedule; of several the first."""
         return next(row for row in self.rows if row.is_chosen)
 
     @property
@@ -155,6 +164,7 @@ class Comparison:
             "best": asdict(self.best),
             "gap": asdict(gap) | {"closed": gap.closed} if gap else None,
             "solver": self.solved.to_json(),
+            "schedules": [solved.to_json() for solved in self.schedules],
             "requests": self.requests,
             "skipped": self.skipped,
             "engine": result.engine,
@@ -173,20 +183,27 @@ def compare(
     engine: str | Engine = "tidesim",
     sizes: ModelSpec | None = None,
     intervals: Sequence[int] | None = INTERVALS,
-    formulation: str = "uniform",
+    formulations: Sequence[str] = ("uniform",),
+    promotions: Sequence[str] = (Promotion.BLOCKING,),
+    most_promotions: Sequence[int | None] = (None,),
     backend: str = "cbc",
     time_limit_s: float = 60.0,
     gap: float = 1e-3,
 ) -> Comparison:
-    """Solve for a schedule, then simulate it beside everything it could be compared with.
+    """Solve for schedules, then simulate them beside everything they could be compared with.
 
     Parameters
     ----------
     intervals : sequence of int or None
         Fixed intervals of tide; None tries each, up to the longest block's steps.
-    trace, profile, budget, memory_bytes, engine, sizes, formulation, backend, time_limit_s, gap
+    formulations, promotions : sequence of str
+        A schedule is solved for every pair, and fixed intervals are tried under every promotion;
+        the paper's closed form knows only blocking promotion.
+    most_promotions : sequence of (int or None)
+        Options of the formulations in which layers differ, as `optimize`.
+    trace, profile, budget, memory_bytes, engine, sizes, backend, time_limit_s, gap
         As `optimize`. Under `memory_bytes` each policy has the largest budget that fits with what
-        else it needs there; the schedule's budget is the solver's choice.
+        else it needs there; a schedule's budget is the solver's choice.
 
     Raises
     ------
@@ -202,27 +219,56 @@ def compare(
         "engine": engine,
         "sizes": sizes,
     }
-    solved = optimize(
-        whole,
-        profile,
-        formulation=formulation,
-        backend=backend,
-        time_limit_s=time_limit_s,
-        gap=gap,
-        **inputs,
+    schedules = tuple(
+        optimize(
+            whole,
+            profile,
+            formulation=formulation,
+            promotion=promotion,
+            most_promotions=most_promotions if formulation in _BY_LAYER else (None,),
+            backend=backend,
+            time_limit_s=time_limit_s,
+            gap=gap,
+            **inputs,
+        )
+        for formulation, promotion in _pairs(formulations, promotions)
     )
-    tried = tuple(range(1, solved.costs.steps + 1)) if intervals is None else intervals
+    steps = schedules[0].costs.steps
+    tried = tuple(range(1, steps + 1)) if intervals is None else intervals
     make_case = partial(prepare, whole, profile, interval=1, popularity_from=training, **inputs)
     runs: list[SimulationResult] = []
     skipped: dict[str, str] = {}
     for name in POLICIES:
-        try:
-            case = replace(make_case(policy=name), trace=heldout or training)
-        except CapacityError as error:
-            skipped[name] = str(error)
-        else:
-            runs.extend(_runs(case, tried))
-    return _comparison(solved, runs, requests=_name(whole, heldout), skipped=skipped)
+        for promotion in promotions if name == "tide" else (None,):
+            try:
+                case = replace(
+                    make_case(policy=name, promotion=promotion), trace=heldout or training
+                )
+            except CapacityError as error:
+                skipped[name] = str(error)
+            else:
+                runs.extend(_runs(case, tried))
+    return _comparison(schedules, runs, requests=_name(whole, heldout), skipped=skipped)
+
+
+_BY_LAYER = ("layered", "free")
+
+
+def _pairs(formulations: Sequence[str], promotions: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """Yield what to solve for.
+
+    Raises
+    ------
+    SettingError
+        There is nothing, or something is named twice.
+    """
+    for name, values in (("formulations", formulations), ("promotions", promotions)):
+        if not values or len(set(values)) < len(values):
+            raise SettingError(f"{name} {list(values)} must be one or more, each named once")
+    for promotion in promotions:
+        for formulation in formulations:
+            if (formulation, promotion) != ("closed-form", Promotion.BACKGROUND):
+                yield formulation, promotion
 
 
 def _check_intervals(intervals: Sequence[int]) -> None:
@@ -250,21 +296,36 @@ def _runs(case: Case, intervals: Sequence[int]) -> Iterator[SimulationResult]:
 
 
 def _comparison(
-    solved: Optimised, runs: Sequence[SimulationResult], *, requests: str, skipped: dict[str, str]
+    schedules: tuple[Optimised, ...],
+    runs: Sequence[SimulationResult],
+    *,
+    requests: str,
+    skipped: dict[str, str],
 ) -> Comparison:
-    chosen = solved.heldout or solved.training
-    others = [run for run in runs if _key(run) != _key(chosen)]
-    at = sum(run.policy == "tide" and _key(run) < _key(chosen) for run in others)
-    rows = [_row(run) for run in others]
-    rows.insert(at, _row(chosen, is_chosen=True))
-    return Comparison(rows=tuple(rows), solved=solved, requests=requests, skipped=skipped)
+    solved = [one.heldout or one.training for one in schedules]
+    rows = [_row(run) for run in runs if _key(run) not in {_key(one) for one in solved}]
+    for number, (result, one) in enumerate(zip(solved, schedules, strict=True)):
+        at = sum(row.policy == "tide" and _order(row) <= _order(_row(result)) for row in rows)
+        formulation = str(one.solution.formulation)
+        rows.insert(
+            _first_tide(rows) + at, _row(result, is_chosen=number == 0, formulation=formulation)
+        )
+    return Comparison(rows=tuple(rows), schedules=schedules, requests=requests, skipped=skipped)
 
 
-def _key(run: SimulationResult) -> tuple[str, int, int]:
-    return run.policy, run.interval or 0, sum(run.budgets)
+def _key(run: SimulationResult) -> tuple[str, str, int | None, int]:
+    return run.policy, run.promotion, run.interval, sum(run.budgets)
 
 
-def _row(run: SimulationResult, *, is_chosen: bool = False) -> Row:
+def _order(row: Row) -> tuple[bool, int, int]:
+    return row.promotion == Promotion.BACKGROUND, row.interval or 0, row.slots
+
+
+def _first_tide(rows: Sequence[Row]) -> int:
+    return next((n for n, row in enumerate(rows) if row.policy == "tide"), 0)
+
+
+def _row(run: SimulationResult, *, is_chosen: bool = False, formulation: str = "") -> Row:
     return Row(
         policy=run.policy,
         interval=run.interval,
@@ -279,4 +340,5 @@ def _row(run: SimulationResult, *, is_chosen: bool = False) -> Row:
         bottleneck=run.bottleneck,
         is_bound=run.is_bound or run.knows_future,
         is_chosen=is_chosen,
+        formulation=formulation,
     )

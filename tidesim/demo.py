@@ -5,12 +5,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tidesim.compare import Comparison, compare
+from tidesim.compare import Comparison, Row, compare
 from tidesim.critical_path import critical_path
 from tidesim.errors import OutputError
 from tidesim.hardware import HardwareProfile, load_profile
 from tidesim.model_spec import load_model_spec
 from tidesim.optimize import Optimised
+from tidesim.policies.scheduled import follow
 from tidesim.records import Record, Records
 from tidesim.report.html import Section, Table, write_report
 from tidesim.report.run_figures import interval_figure, policies_figure, timeline_figure
@@ -132,9 +133,10 @@ def timeline_records(
     result = simulate(
         trace.only([request]),
         profile,
-        policy=plan.policy,
-        budget=plan.layers[0].budget,
+        policy=follow(plan),
+        budget=max(plan.budgets),
         interval=plan.interval,
+        promotion=plan.promotion,
         engine=plan.engine,
         sizes=load_model_spec(SIZES),
         popularity_from=trace.split("train"),
@@ -143,6 +145,11 @@ def timeline_records(
     blocks = sorted({p.block for p in trace if p.request == request and p.kind is Kind.DENOISE})
     chosen = blocks[min(1, len(blocks) - 1)]
     return [r for r in result.records or () if r.block == chosen and r.step < steps]
+
+
+def how_often(row: Row) -> str:
+    """Say when a schedule refreshes."""
+    return f"every {row.interval} steps" if row.interval else "never"
 
 
 def _percent(difference: float | None) -> str:
@@ -210,7 +217,7 @@ def _write_report(
     write_report(
         path,
         title="tidesim: from a model run to a solved schedule",
-        lead=f"Refresh the experts every {chosen.interval} steps: {chosen.tokens_per_s:.1f} tokens/s "
+        lead=f"Refresh the experts {how_often(chosen)}: {chosen.tokens_per_s:.1f} tokens/s "
         f"simulated on {profile.name}, bound by {chosen.bottleneck}.",
         sections=sections,
         footer=[

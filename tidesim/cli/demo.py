@@ -89,4 +89,4 @@ def demo(
         print_json(result.to_json())
         return
     print_comparison("the captured trace", result.comparison)
-    typer.echo(f"refresh every {result.comparison.chosen.interval} steps; report: {result.report}")
+    typer.echo(f"refresh {job.how_often(result.comparison.chosen)}; report: {result.report}")

@@ -256,12 +256,27 @@ def compare(
             "--intervals", help="Fixed intervals to try, with commas; by default every one."
         ),
     ] = None,
+    formulations: Annotated[
+        str,
+        typer.Option(
+            "--formulations",
+            help="Schedules to solve for, with commas: closed-form, uniform, layered, free.",
+        ),
+    ] = "uniform",
+    promotions: Annotated[
+        str,
+        typer.Option(
+            "--promotions",
+            help="Of schedules and fixed intervals, with commas: blocking, background.",
+        ),
+    ] = "blocking",
     set_: Overrides = None,
     json: Json = False,
 ) -> None:
-    """Put every policy, every fixed interval, the solved schedule and the bounds in one table.
+    """Put every policy, every fixed interval, solved schedules and the bounds in one table.
 
     Example: tidesim compare tide-tiny-mixed --hardware a100-40gb-pcie4-xeon48 --budget 16
+    --formulations uniform,free --promotions blocking,background
     """
     profile = read_profile(hardware, set_)
     comparison = compare_policies(
@@ -272,6 +287,8 @@ def compare(
         engine=engine,
         sizes=read_sizes(sizes),
         intervals=integers(intervals, "--intervals"),
+        formulations=formulations.split(","),
+        promotions=promotions.split(","),
     )
     if json:
         print_json(comparison.to_json())
@@ -288,7 +305,7 @@ def print_comparison(trace: str, comparison: Comparison) -> None:
         ["policy", "tokens/s", "hit rate", "promoted", "copy s", "CPU s", "bound"],
         [
             [
-                f"{row.name}{' ← solved' * row.is_chosen}{' (limit)' * row.is_bound}",
+                f"{row.name}{f' ← {row.formulation}' * bool(row.formulation)}{' (limit)' * row.is_bound}",
                 number(row.tokens_per_s, 2),
                 share(row.hit_rate),
                 f"{row.promotions:,}",

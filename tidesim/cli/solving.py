@@ -1,7 +1,7 @@
 """``tidesim solve``: find the refresh schedule."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -17,13 +17,16 @@ from tidesim.cli.common import (
     number,
     print_json,
     print_pairs,
+    print_table,
     read_profile,
     read_sizes,
     read_trace,
     to_bytes,
 )
 from tidesim.cli.simulation import Engine
-from tidesim.optimize import optimize
+from tidesim.errors import SettingError
+from tidesim.optimize import judge, optimize
+from tidesim.optimize.job import ROUNDS
 from tidesim.schedule import save_schedule
 
 
@@ -52,6 +55,51 @@ def solve(
         float, typer.Option("--time-limit", help="Seconds for the solver.")
     ] = 60.0,
     gap: Annotated[float, typer.Option("--gap", help="Relative gap at which to stop.")] = 1e-3,
+    promotion: Annotated[
+        str,
+        typer.Option(
+            "--promotion",
+            help="When promoted experts serve: blocking (this pass) or background (the next).",
+        ),
+    ] = "blocking",
+    most_promotions: Annotated[
+        str,
+        typer.Option(
+            "--most-promotions",
+            metavar="M,…",
+            help="Limits to choose from, layer by layer, for the promotions of one refresh: "
+            "numbers with commas; all is no limit.",
+        ),
+    ] = "all",
+    copies_per_step: Annotated[
+        float | None,
+        typer.Option(
+            "--copies-per-step",
+            metavar="N",
+            help="Promote at most so many experts in a denoise pass, all layers together, on "
+            "average over blocks.",
+        ),
+    ] = None,
+    robust: Annotated[
+        float,
+        typer.Option(
+            "--robust",
+            metavar="LAMBDA",
+            help="Minimise the mean plus LAMBDA times the slowest training request.",
+        ),
+    ] = 0.0,
+    rounds: Annotated[
+        int,
+        typer.Option("--rounds", help="Most solutions, each from costs around the one before."),
+    ] = ROUNDS,
+    judged: Annotated[
+        bool,
+        typer.Option(
+            "--judge/--no-judge",
+            help="Also simulate every fixed interval, and search in hindsight on the held-out "
+            "requests for the regret.",
+        ),
+    ] = True,
     engine: Engine = "tidesim",
     sizes: Sizes = None,
     set_: Overrides = None,
@@ -60,7 +108,7 @@ def solve(
     """Choose the refresh schedule on training requests; report it on held-out ones.
 
     Example: tidesim solve tide-tiny-mixed --hardware a100-40gb-pcie4-xeon48 --budget 16
-    --sizes llada2.0-mini --out schedule.json
+    --sizes llada2.0-mini --formulation free --out schedule.json
     """
     check_writable(out)
     solved = optimize(
@@ -74,17 +122,65 @@ def solve(
         backend=backend,
         time_limit_s=time_limit,
         gap=gap,
+        promotion=promotion,
+        most_promotions=_limits(most_promotions),
+        copies_per_step=copies_per_step,
+        risk=robust,
+        rounds=rounds,
         trace_name=trace,
     )
     save_schedule(solved.schedule, out)
     answer = solved.to_json() | {"schedule": str(out)}
+    if judged:
+        answer |= judge(solved).to_json()
     if json:
         print_json(answer)
         return
+    _print(trace, answer)
+
+
+def _limits(text: str) -> tuple[int | None, ...]:
+    """Read ``2,4,all``.
+
+    Raises
+    ------
+    SettingError
+        Something else.
+    """
+    try:
+        return tuple(None if part == "all" else int(part) for part in text.split(","))
+    except ValueError:
+        raise SettingError(
+            f"--most-promotions {text}: not numbers with commas, or all; write for example "
+            "--most-promotions 2,4,all"
+        ) from None
+
+
+def _print(trace: str, answer: dict[str, Any]) -> None:
+    print_table(
+        f"schedule for {trace}, round by round",
+        ["round", "status", "objective, s", "simulated, s", "gap", "variables", "seconds"],
+        [
+            [
+                str(number_),
+                one["status"],
+                number(one["objective_s"], 6),
+                number(one["simulated_s"], 6),
+                f"{one['gap']:.2%}",
+                str(one["variables"]),
+                number(one["seconds"], 1),
+            ]
+            for number_, one in enumerate(answer["rounds"], start=1)
+        ],
+        caption="objective and simulated: seconds per block on the training requests",
+    )
+    shown = {
+        key: value for key, value in answer.items() if not isinstance(value, list) and value != ""
+    }
     print_pairs(
-        f"schedule for {trace}",
+        "chosen",
         [
             (key.replace("_", " "), number(value, 6) if isinstance(value, float) else str(value))
-            for key, value in answer.items()
+            for key, value in shown.items()
         ],
     )

@@ -1,0 +1,133 @@
+"""The solver's problem: costs around a schedule, memory and couplings, and its solutions."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from solver import Problem, Solution, SolverError, Status, Use, objective_s, solve
+from solver.solution import Formulation
+from tidesim.closed_form import closed_form_terms
+from tidesim.costs import CostTable, Measure, Option, arc_costs
+from tidesim.engines import Promotion
+from tidesim.errors import CapacityError, SettingError
+from tidesim.optimize.job import Search
+from tidesim.simulate import Case
+
+
+def costs_around(
+    case: Case,
+    options: Sequence[Option],
+    search: Search,
+    *,
+    around: Sequence[tuple[int, ...]] | None,
+) -> CostTable:
+    """Return the costs of training requests around a schedule's refresh steps."""
+    return arc_costs(case, options, around=around, by_request=search.risk > 0)
+
+
+def problem_of(
+    costs: CostTable, case: Case, search: Search, *, memory_bytes: int | None
+) -> Problem:
+    """Return the problem to solve; its memory is what is left for slots.
+
+    Parameters
+    ----------
+    costs : CostTable
+    case : Case
+        The training requests, under the budget that the closed form takes.
+    search : Search
+    memory_bytes : int or None
+        GPU memory, all of it.
+
+    Raises
+    ------
+    SettingError
+        The costs are beyond what the solver counts with.
+    """
+    others = case.memory.total_bytes - case.memory.slots_bytes
+    background = search.promotion is Promotion.BACKGROUND
+    closed = search.formulation is Formulation.CLOSED_FORM
+    capped = search.copies_per_step is not None
+    try:
+        return Problem(
+            steps=costs.steps,
+            budgets=np.array([option.budget for option in costs.options]),
+            promotions=tuple(option.promotions for option in costs.options),
+            arc_cost_s=costs.arc_cost_s,
+            never_s=costs.never_s,
+            fixed_s=costs.fixed_s,
+            expert_bytes=case.spec.expert_bytes,
+            memory_bytes=None if memory_bytes is None else memory_bytes - others,
+            closed_form=closed_form_terms(case, case.setup.budget) if closed else None,
+            requests=_use(costs.requests) if search.risk else None,
+            risk=search.risk,
+            copies=_use(costs.copies) if capped or background else None,
+            most_copies=search.copies_per_step * costs.reach if capped else None,
+            step_s=_use(costs.step_s) if background else None,
+            copy_s=costs.copy_s if background else 0.0,
+        )
+    except SolverError as error:
+        raise SettingError(str(error)) from error
+
+
+def _use(measure: Measure | None) -> Use | None:
+    if measure is None:
+        return None
+    return Use(arcs=measure.arcs, never=measure.never, fixed=measure.fixed)
+
+
+def solution_of(problem: Problem, search: Search) -> Solution:
+    """Solve.
+
+    Raises
+    ------
+    SettingError
+        An option is out of its range.
+    CapacityError
+        Nothing fits; names what would.
+    """
+    try:
+        solution = solve(
+            problem,
+            formulation=search.formulation,
+            backend=search.backend,
+            time_limit_s=search.time_limit_s,
+            gap=search.gap,
+        )
+    except SolverError as error:
+        raise SettingError(str(error)) from error
+    if solution.status is Status.INFEASIBLE:
+        raise CapacityError(solution.message)
+    return solution
+
+
+def proved_anew(old: Solution, problem: Problem, new: Solution, *, gap: float) -> Solution:
+    """Return a schedule with its objective under other costs, and the bound proved for those.
+
+    Parameters
+    ----------
+    old : Solution
+        The schedule.
+    problem : Problem
+        The other costs.
+    new : Solution
+        What the solver answered to them.
+    gap : float
+        At which a schedule counts as proved best.
+    """
+    value_s = objective_s(problem, old)
+    assert new.bound_s is not None
+    bound_s = min(new.bound_s, value_s)
+    relative = (value_s - bound_s) / value_s if value_s > 0 else 0.0
+    return replace(
+        new,
+        status=Status.OPTIMAL if relative <= gap else Status.FEASIBLE,
+        objective_s=value_s,
+        bound_s=bound_s,
+        gap=relative,
+        budget=old.budget,
+        promotions=old.promotions,
+        refresh_steps=old.refresh_steps,
+        interval=old.interval,
+    )
