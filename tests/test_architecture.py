@@ -24,6 +24,7 @@ TIERS: tuple[set[str], ...] = (
     {"report", "harness"},
     {"regimes"},
     {"validate", "calibrate", "configurations", "plan", "sweep", "compare"},
+    {"contest"},
     {"optimize"},
     {"closed_form"},
     {"costs"},

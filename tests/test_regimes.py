@@ -5,9 +5,10 @@ import json
 import pytest
 from test_optimize import A100, MINI, fixed_trace
 
+from tidesim.contest import STATIC
 from tidesim.errors import SettingError
 from tidesim.hardware import load_profile
-from tidesim.regimes import CPU_KEYS, LINK_KEYS, STATIC, regime_map
+from tidesim.regimes import CPU_KEYS, LINK_KEYS, regime_map
 from tidesim.report.regime_figures import regime_figure, write_regime_page
 from tidesim.simulate import simulate
 
@@ -51,10 +52,14 @@ def test_every_cell_is_what_simulate_says_of_a_machine_with_those_rates(regimes)
                     sizes=MINI,
                     popularity_from=trace.split("train"),
                 )
-                assert cell.tokens_per_s[name] == pytest.approx(result.tokens_per_s, rel=1e-9)
-            assert cell.tokens_per_s[cell.best.name] == max(cell.tokens_per_s.values())
+                assert cell.standing.tokens_per_s[name] == pytest.approx(
+                    result.tokens_per_s, rel=1e-9
+                )
+            assert cell.standing.tokens_per_s[cell.standing.best.name] == max(
+                cell.standing.tokens_per_s.values()
+            )
             assert cell.link_bytes_per_s == machine.value("link.h2d_bytes_per_s")
-            assert cell.gain >= 0
+            assert cell.standing.gain >= 0
 
 
 def test_static_residents_win_on_a_slow_link_and_refresh_on_a_slow_cpu():
@@ -63,7 +68,10 @@ def test_static_residents_win_on_a_slow_link_and_refresh_on_a_slow_cpu():
 
     found = regime_map(fixed_trace(), A100, factors=(1e-3, 1e3), **shared)
 
-    slow_link_fast_cpu, fast_link_slow_cpu = found.cells[0][1], found.cells[1][0]
+    slow_link_fast_cpu, fast_link_slow_cpu = (
+        found.cells[0][1].standing,
+        found.cells[1][0].standing,
+    )
     assert slow_link_fast_cpu.best.policy == STATIC
     assert slow_link_fast_cpu.gain == 0
     assert fast_link_slow_cpu.best.policy == "tide"
@@ -74,7 +82,7 @@ def test_an_engine_without_background_promotion_is_mapped_without_it():
         fixed_trace(), A100, budget=3, sizes=MINI, engine="tide-reference", intervals=(1,), factors=(1,)
     )  # fmt: skip
 
-    assert set(found.cells[0][0].tokens_per_s) == {STATIC, "tide τ=1"}
+    assert set(found.cells[0][0].standing.tokens_per_s) == {STATIC, "tide τ=1"}
 
 
 @pytest.mark.parametrize("factors", [(), (0.0, 1.0), (-1.0,)])

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any
 
+from tidesim.contest import INTERVALS
 from tidesim.engines import Engine, Promotion
 from tidesim.errors import CapacityError, SettingError
 from tidesim.hardware import HardwareProfile
@@ -18,8 +19,6 @@ from tidesim.policies import POLICIES
 from tidesim.simulate import Case, SimulationResult, prepare
 from tidesim.simulate.fast import run_fast
 from tidesim.trace.passes import Trace
-
-INTERVALS = (1, 2, 4, 8, 16, 32)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

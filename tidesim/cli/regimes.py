@@ -23,7 +23,7 @@ from tidesim.cli.common import (
     to_bytes,
 )
 from tidesim.cli.simulation import Engine
-from tidesim.compare import INTERVALS
+from tidesim.contest import INTERVALS, Standing
 from tidesim.hardware import load_profile, profile_names
 from tidesim.regimes import RegimeMap, regime_map
 
@@ -93,7 +93,7 @@ def _print(trace: str, found: RegimeMap) -> None:
         [
             [
                 f"{row[0].link_bytes_per_s / 1e9:.3g}",
-                *(_short(cell.best.name, cell.gain) for cell in row),
+                *(_short(cell.standing) for cell in row),
             ]
             for row in reversed(found.cells)
         ],
@@ -107,6 +107,6 @@ def _print(trace: str, found: RegimeMap) -> None:
         )
 
 
-def _short(name: str, gain: float) -> str:
-    short = name.replace("tide in the background τ=", "bg ").replace("tide ", "")
-    return "static" if short.startswith("static") else f"{short} {100 * gain:+.0f}%"
+def _short(standing: Standing) -> str:
+    short = standing.best.name.replace("tide in the background τ=", "bg ").replace("tide ", "")
+    return f"{short} {100 * standing.gain:+.0f}%" if standing.best.interval else "static"

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import plotly.graph_objects as go
 
-from tidesim.regimes import STATIC, Cell, RegimeMap
+from tidesim.contest import STATIC, Standing
+from tidesim.regimes import RegimeMap
 from tidesim.report.html import Section, Table, write_report
 from tidesim.report.style import MARKERS, color_of, new_figure
 
@@ -34,11 +35,11 @@ def regime_figure(regimes: RegimeMap) -> go.Figure:
     figure.add_heatmap(
         x=cpu,
         y=link,
-        z=[[families.index(cell.best.family) for cell in row] for row in rows],
+        z=[[families.index(cell.standing.best.family) for cell in row] for row in rows],
         zmin=-0.5,
         zmax=len(families) - 0.5,
         colorscale=[(at, c) for pair, c in zip(steps, colors, strict=True) for at in pair],
-        hovertext=[[cell.best.name for cell in row] for row in rows],
+        hovertext=[[cell.standing.best.name for cell in row] for row in rows],
         hoverinfo="text",
         showscale=False,
         xgap=2,
@@ -52,7 +53,7 @@ def regime_figure(regimes: RegimeMap) -> go.Figure:
     figure.add_scatter(
         x=[x for _ in rows for x in cpu],
         y=[y + _RAISED for y in link for _ in cpu],
-        text=[_label(cell) for row in rows for cell in row],
+        text=[_label(cell.standing) for row in rows for cell in row],
         mode="text",
         textfont={"color": "#FFFFFF", "size": 12},
         hoverinfo="skip",
@@ -86,7 +87,7 @@ def write_regime_page(path: Path, regimes: RegimeMap, *, trace: str) -> None:
         The file cannot be written.
     """
     base, cells = regimes.base, [cell for row in regimes.cells for cell in row]
-    static = sum(cell.best.family == STATIC for cell in cells)
+    static = sum(cell.standing.best.family == STATIC for cell in cells)
     slots = sum(base.budgets) // len(base.budgets)
     table = Table(
         columns=["link, GB/s", "CPU, GB/s", "fastest", "tokens/s", "static, tokens/s", "gain, %"],
@@ -94,10 +95,10 @@ def write_regime_page(path: Path, regimes: RegimeMap, *, trace: str) -> None:
             [
                 cell.link_bytes_per_s / 1e9,
                 cell.cpu_bytes_per_s / 1e9,
-                cell.best.name,
-                cell.tokens_per_s[cell.best.name],
-                cell.tokens_per_s[STATIC],
-                100 * cell.gain,
+                cell.standing.best.name,
+                cell.standing.tokens_per_s[cell.standing.best.name],
+                cell.standing.tokens_per_s[STATIC],
+                100 * cell.standing.gain,
             ]
             for cell in cells
         ],
@@ -136,7 +137,7 @@ def _rate(bytes_per_s: float) -> str:
     return f"{bytes_per_s / 1e9:.3g}"
 
 
-def _label(cell: Cell) -> str:
-    if cell.best.interval is None:
+def _label(standing: Standing) -> str:
+    if standing.best.interval is None:
         return "static"
-    return f"τ={cell.best.interval} +{100 * cell.gain:.0f} %"
+    return f"τ={standing.best.interval} +{100 * standing.gain:.0f} %"
