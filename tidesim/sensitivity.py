@@ -1,0 +1,232 @@
+"""Sensitivity: which inputs move the answer, each changed by a share either way, one at a time."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from tidesim.contest import INTERVALS, Contest, Standing
+from tidesim.engines import Engine
+from tidesim.errors import SettingError
+from tidesim.hardware import HardwareProfile
+from tidesim.latency import needed_keys
+from tidesim.model_spec import ModelSpec
+from tidesim.simulate.result import SimulationResult
+from tidesim.trace.passes import Trace
+
+BY = 0.2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Input:
+    """A number that can be given another value.
+
+    Attributes
+    ----------
+    name : str
+        Key of the profile, or statistic of the trace.
+    kind : str
+        How it is known: measured, datasheet or estimated; synthetic for a trace's.
+    value : float
+    at : callable
+        How fast every candidate is where it has another value.
+    """
+
+    name: str
+    kind: str
+    value: float
+    at: Callable[[float], Standing]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Swing:
+    """What one input does to the answer.
+
+    Attributes
+    ----------
+    name, kind, value
+        As `Input`.
+    low, high : float
+        The two values tried; a share is never tried above 1.
+    at_low, at_high, base : Standing
+        Of all candidates there, and with the value as given.
+    """
+
+    name: str
+    kind: str
+    value: float
+    low: float
+    high: float
+    at_low: Standing
+    at_high: Standing
+    base: Standing
+
+    @property
+    def changes(self) -> tuple[float, float]:
+        """Relative change of the base's best candidate at the low and the high value."""
+        name = self.base.best.name
+        as_given = self.base.tokens_per_s[name]
+        low, high = (at.tokens_per_s[name] / as_given - 1 for at in (self.at_low, self.at_high))
+        return low, high
+
+    @property
+    def width(self) -> float:
+        """Largest change of the two."""
+        return max(abs(change) for change in self.changes)
+
+    @property
+    def flips(self) -> tuple[str, ...]:
+        """What else is the fastest at one of the two values."""
+        names = dict.fromkeys(at.best.name for at in (self.at_low, self.at_high))
+        return tuple(name for name in names if name != self.base.best.name)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sensitivity:
+    """Every input's swing, widest first.
+
+    Attributes
+    ----------
+    swings : tuple of Swing
+    base : Standing
+    run : SimulationResult
+        Static residents on the machine as it is.
+    by : float
+        Share by which inputs were changed.
+    requests : str
+    """
+
+    swings: tuple[Swing, ...]
+    base: Standing
+    run: SimulationResult
+    by: float
+    requests: str
+
+    def to_json(self) -> dict[str, Any]:
+        """Return JSON-ready values, keys stable."""
+        return {
+            "best": self.base.best.name,
+            "tokens_per_s": self.base.tokens_per_s[self.base.best.name],
+            "by": self.by,
+            "swings": [
+                {
+                    "name": swing.name,
+                    "kind": swing.kind,
+                    "value": swing.value,
+                    "low": swing.low,
+                    "high": swing.high,
+                    "change_at_low": swing.changes[0],
+                    "change_at_high": swing.changes[1],
+                    "flips": list(swing.flips),
+                }
+                for swing in self.swings
+            ],
+            "requests": self.requests,
+            "budgets": list(self.run.budgets),
+            "engine": self.run.engine,
+            "hardware": self.run.hardware,
+            "sizes": self.run.sizes,
+            "provenance": self.run.provenance,
+        }
+
+
+def sensitivity(
+    trace: Trace,
+    profile: HardwareProfile,
+    *,
+    budget: int | None = None,
+    memory_bytes: int | None = None,
+    engine: str | Engine = "tidesim",
+    sizes: ModelSpec | None = None,
+    intervals: Sequence[int] = INTERVALS,
+    remakes: Sequence[tuple[str, float, Callable[[float], Trace]]] = (),
+    by: float = BY,
+) -> Sensitivity:
+    """Change every number that a run needs, one at a time, and see what the answer does.
+
+    Parameters
+    ----------
+    trace, profile, budget, memory_bytes, engine, sizes, intervals
+        As `Contest.of`.
+    remakes : sequence of (str, float, callable)
+        Statistics of a synthetic trace: name, value, and what makes the trace at another value.
+    by : float
+        Share, above 0 and below 1.
+
+    Raises
+    ------
+    SettingError, CapacityError, FormatError
+        As `Contest.of`; or the share is out of its range.
+    """
+    if not 0 < by < 1:
+        raise SettingError(f"by is {by} but must be above 0 and below 1; 0.2 is 20 %")
+    contest_of = partial(
+        Contest.of,
+        profile=profile,
+        budget=budget,
+        memory_bytes=memory_bytes,
+        engine=engine,
+        sizes=sizes,
+        intervals=intervals,
+    )
+    contest = contest_of(trace)
+    base = contest.on(profile)
+    inputs = [*_numbers(contest, profile)]
+    inputs += [
+        Input(
+            name=name,
+            kind="synthetic",
+            value=value,
+            at=partial(_remade, contest_of, make, profile),
+        )
+        for name, value, make in remakes
+    ]
+    swings = [_swing(one, base, by=by) for one in inputs]
+    return Sensitivity(
+        swings=tuple(sorted(swings, key=lambda swing: -swing.width)),
+        base=base,
+        run=contest.base,
+        by=by,
+        requests=contest.requests,
+    )
+
+
+def _numbers(contest: Contest, profile: HardwareProfile) -> Iterator[Input]:
+    """Yield the numbers of a machine that a run with this engine needs."""
+    engine = contest.case.setup.engine
+    for key in needed_keys(engine.name, pinned=engine.pinned):
+        yield Input(
+            name=key,
+            kind=profile.kind_of(key),
+            value=profile.value(key),
+            at=partial(_overridden, contest, profile, key),
+        )
+
+
+def _overridden(contest: Contest, profile: HardwareProfile, key: str, value: float) -> Standing:
+    return contest.on(profile.with_overrides({key: value}))
+
+
+def _remade(
+    contest_of: Callable[[Trace], Contest],
+    make: Callable[[float], Trace],
+    profile: HardwareProfile,
+    value: float,
+) -> Standing:
+    return contest_of(make(value)).on(profile)
+
+
+def _swing(one: Input, base: Standing, *, by: float) -> Swing:
+    low, high = one.value * (1 - by), one.value * (1 + by)
+    if one.name.endswith("_factor"):
+        high = min(high, 1.0)
+    return Swing(
+        name=one.name,
+        kind=one.kind,
+        value=one.value,
+        low=low,
+        high=high,
+        at_low=one.at(low),
+        at_high=one.at(high),
+        base=base,
+    )
