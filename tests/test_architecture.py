@@ -22,7 +22,7 @@ TIERS: tuple[set[str], ...] = (
     {"cli"},
     {"demo"},
     {"report", "harness"},
-    {"regimes"},
+    {"regimes", "sensitivity"},
     {"validate", "calibrate", "configurations", "plan", "sweep", "compare"},
     {"contest"},
     {"optimize"},

@@ -17,6 +17,7 @@ from tidesim.cli import (
     replaying,
     report,
     schedule,
+    sensitivity,
     simulation,
     solving,
     trace,
@@ -32,7 +33,17 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
-for module in (demo, decoding, simulation, solving, regimes, replaying, validation, report):
+for module in (
+    demo,
+    decoding,
+    simulation,
+    solving,
+    regimes,
+    sensitivity,
+    replaying,
+    validation,
+    report,
+):
     module.register(app)
 app.add_typer(trace.app, name="trace")
 app.add_typer(hardware.app, name="hardware")
