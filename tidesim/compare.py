@@ -253,15 +253,16 @@ def _comparison(
     solved: Optimised, runs: Sequence[SimulationResult], *, requests: str, skipped: dict[str, str]
 ) -> Comparison:
     chosen = solved.heldout or solved.training
-    others = [run for run in runs if _key(run) != _key(chosen)]
-    at = sum(run.policy == "tide" and _key(run) < _key(chosen) for run in others)
+    is_tide = all(layer.is_plain for layer in solved.schedule.layers)
+    others = [run for run in runs if not is_tide or _key(run) != _key(chosen)]
+    at = sum(run.policy == "tide" and _key(run) <= _key(chosen) for run in others)
     rows = [_row(run) for run in others]
     rows.insert(at, _row(chosen, is_chosen=True))
     return Comparison(rows=tuple(rows), solved=solved, requests=requests, skipped=skipped)
 
 
-def _key(run: SimulationResult) -> tuple[str, int, int]:
-    return run.policy, run.interval or 0, sum(run.budgets)
+def _key(run: SimulationResult) -> tuple[str, int, int, str]:
+    return run.policy, run.interval or 0, sum(run.budgets), run.promotion
 
 
 def _row(run: SimulationResult, *, is_chosen: bool = False) -> Row:
