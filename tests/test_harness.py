@@ -226,6 +226,23 @@ def test_a_schedule_of_one_interval_is_that_policy_and_another_is_not():
     assert not _is_new(cases["uniform"], {"again": prepare(trace, A100, policy="tide", **usual)})
 
 
+@pytest.mark.parametrize("change", [{"most_promotions": 1}, {"initial": (0, 1)}])
+def test_a_schedule_of_one_interval_with_a_limit_or_residents_of_its_own_is_not_that_policy(change):
+    trace = load_trace("tide-tiny-mixed").split("heldout").only([3])
+    usual = {"budget": 16, "interval": 2, "sizes": MINI}
+    plain = [LayerSchedule(budget=16, refresh_steps=(0, 2))] * 4
+    own = [layer.model_copy(update=change) for layer in plain]
+    cases = {"tide": prepare(trace, A100, policy="tide", **usual)}
+
+    same, other = (
+        prepare(trace, A100, policy=partial(Scheduled, layers=layers), **usual)
+        for layers in (plain, own)
+    )
+
+    assert not _is_new(same, cases)
+    assert _is_new(other, cases)
+
+
 def test_of_many_those_are_scored_that_are_predicted_furthest_apart():
     trace = load_trace("tide-tiny-mixed")
     few, train = trace.split("heldout").only([3]), trace.split("train")  # the shortest

@@ -3,12 +3,15 @@
 import numpy as np
 import pytest
 from builders import FakeLatency, case_of, check_run, small_spec, steps_trace
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tidesim.engines import TIDE_REFERENCE, TIDESIM
 from tidesim.errors import SettingError
 from tidesim.placement import Decision, LayerView, Setup, replay
 from tidesim.policies import POLICIES, get_policy, make_policy
 from tidesim.policies.base import PolicyBase, most_popular
+from tidesim.policies.tide import busiest, refresh_to
 from tidesim.trace.passes import Kind, Window
 from tidesim.trace.windows import windowed
 
@@ -56,6 +59,63 @@ def test_tide_promotes_the_busiest_and_evicts_the_lowest_ids(counts, resident, p
     decision = make_policy("tide", setup=setup_of()).decide(view_of(counts, resident))
 
     assert decision == Decision(promote=promote, evict=evict, refresh=True)
+
+
+@pytest.mark.parametrize(
+    ("counts", "resident", "most", "promote", "evict"),
+    [
+        ([1, 2, 3, 4], [0, 1], 1, (3,), (0,)),  # the busiest missing one, for the idlest resident
+        ([2, 1, 3, 4], [0, 1], 1, (3,), (1,)),
+        ([0, 0, 7, 7], [0, 1], 1, (2,), (0,)),  # ties go to the lower id, both ways
+        ([2, 1, 3, 4], [0, 1], 2, (2, 3), (0, 1)),
+        ([1, 2, 3, 4], [0, 1], 9, (2, 3), (0, 1)),
+        ([0, 0, 7, 0], [0], 1, (2,), ()),  # a free slot is used first
+        ([5, 4, 0, 0], [0, 1], 1, (), ()),
+    ],
+)
+def test_a_limited_refresh_promotes_the_busiest_for_the_idlest(
+    counts, resident, most, promote, evict
+):
+    view = view_of(counts, resident)
+
+    decision = refresh_to(busiest(view.counts, view.budget), view, most=most)
+
+    assert decision == Decision(promote=promote, evict=evict, refresh=True)
+
+
+@st.composite
+def refreshes(draw):
+    """Return the view of a pass: counts, as many residents as slots or fewer."""
+    counts = draw(st.lists(st.integers(0, 4), min_size=2, max_size=8))
+    budget = draw(st.integers(1, len(counts)))
+    ids = st.integers(0, len(counts) - 1)
+    resident = draw(st.lists(ids, unique=True, max_size=budget))
+    return view_of(counts, resident, budget=budget)
+
+
+@given(refreshes(), st.integers(1, 8))
+def test_a_limited_refresh_is_the_rule_spelt_out(view, most):
+    counts, target = view.counts.tolist(), busiest(view.counts, view.budget)
+    missing = [e for e in range(len(counts)) if target[e] and not view.resident[e]]
+    others = [e for e in range(len(counts)) if view.resident[e] and not target[e]]
+    promoted = sorted(missing, key=lambda e: (-counts[e], e))[:most]
+    lacking = max(0, int(view.resident.sum()) + len(promoted) - view.budget)
+    evicted = sorted(others, key=lambda e: (counts[e], e))[:lacking]
+
+    decision = refresh_to(target, view, most=most)
+
+    assert decision.promote == tuple(sorted(promoted))
+    assert decision.evict == tuple(sorted(evicted))
+
+
+@given(refreshes())
+def test_a_limit_that_never_binds_promotes_what_no_limit_promotes(view):
+    target = busiest(view.counts, view.budget)
+
+    free, limited = refresh_to(target, view), refresh_to(target, view, most=len(target))
+
+    assert limited.promote == free.promote
+    assert len(limited.evict) == len(free.evict)
 
 
 def test_tide_refreshes_at_multiples_of_the_interval_in_denoise_passes_only():

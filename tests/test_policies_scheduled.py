@@ -9,6 +9,7 @@ from strategies import traces
 from test_policies import setup_of, view_of
 from test_schedule import made
 
+from tidesim.engines import TIDE_REFERENCE, Promotion
 from tidesim.errors import SettingError
 from tidesim.policies.scheduled import Scheduled, follow
 from tidesim.schedule import LayerSchedule
@@ -16,7 +17,9 @@ from tidesim.trace.passes import Kind
 
 
 def layers(*rows):
-    return tuple(LayerSchedule(budget=budget, refresh_steps=steps) for budget, steps in rows)
+    """Make layers from budget, steps and, if given, the limit and the first residents."""
+    names = ("budget", "refresh_steps", "most_promotions", "initial")
+    return tuple(LayerSchedule(**dict(zip(names, row, strict=False))) for row in rows)
 
 
 def policy_of(*rows, **changes):
@@ -32,6 +35,81 @@ def test_a_layer_refreshes_at_its_steps_only():
     assert due == [True, False, False, True, False]
     commit = view_of([0, 0, 1, 1], [0, 1], step=3, kind=Kind.COMMIT)
     assert not policy.decide(commit).refresh
+
+
+def test_layers_differ_in_their_first_step_and_without_interval_nothing_refreshes_later():
+    policy = policy_of((2, (1, 2)), (2, ()), (2, (0,)), interval=None)
+
+    due = [
+        [
+            policy.decide(view_of([0, 0, 1, 1], [0, 1], step=step)._replace(layer=layer)).refresh
+            for step in range(6)
+        ]
+        for layer in range(3)
+    ]
+
+    assert due == [[False, True, True] + [False] * 3, [False] * 6, [True] + [False] * 5]
+
+
+def test_a_layer_promotes_no_more_than_its_limit():
+    policy = policy_of((2, (0,), 1), (2, (0,)), interval=None)
+
+    promoted = [
+        policy.decide(view_of([0, 0, 1, 2], [0, 1])._replace(layer=layer)).promote
+        for layer in range(2)
+    ]
+
+    assert promoted == [(3,), (2, 3)]
+
+
+def test_first_residents_are_those_named_and_otherwise_the_engines_choice():
+    popular = np.array([[0, 1, 2, 3]] * 3)
+    setup = setup_of(layers=3, popularity=popular)
+    rows = layers((2, (0,), None, (0, 2)), (2, (0,)), (3, (0,), None, ()))
+
+    initial = Scheduled(setup, layers=rows).initial(setup)
+
+    assert [np.flatnonzero(row).tolist() for row in initial] == [[0, 2], [2, 3], []]
+
+
+def test_the_first_generated_block_of_the_reference_engine_refreshes_layers_that_never_do():
+    policy = policy_of((2, (), 1), interval=None, engine=TIDE_REFERENCE)
+
+    first, later = (
+        policy.decide(view_of([0, 0, 1, 2], [0, 1], step=5, generated_block=block))
+        for block in (0, 1)
+    )
+
+    assert (first.promote, first.evict) == ((3,), (0,))
+    assert not later.refresh
+
+
+@given(traces(max_requests=2), st.data())
+def test_in_the_background_the_same_decisions_serve_from_the_next_pass_on(trace, data):
+    model = trace.meta.model
+    ids = st.sets(st.integers(0, model.num_experts - 1), max_size=model.num_experts_per_tok)
+    rows = layers(
+        *[
+            (
+                data.draw(st.integers(model.num_experts_per_tok, model.num_experts)),
+                sorted(data.draw(st.sets(st.integers(0, 4)))),
+                data.draw(st.none() | st.integers(1, 3)),
+                sorted(data.draw(ids)),
+            )
+            for _ in range(model.moe_layers)
+        ]
+    )
+    made_by = {"policy": lambda setup: Scheduled(setup, layers=rows), "interval": None}
+
+    blocking, background = (
+        list(case_of(trace, **made_by, promotion=promotion).placed()) for promotion in Promotion
+    )
+
+    before = np.array([np.isin(np.arange(model.num_experts), row.initial) for row in rows])
+    for one, other in zip(blocking, background, strict=True):
+        assert one.decisions == other.decisions
+        assert np.array_equal(other.resident, before)
+        before = one.resident
 
 
 def test_an_interval_goes_on_beyond_the_steps_of_the_schedule():

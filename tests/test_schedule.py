@@ -87,7 +87,13 @@ def schedules(draw):
         steps=steps,
         interval=None,
         layers=[
-            {"budget": draw(st.integers(2, 8)), "refresh_steps": draw(some)} for _ in range(layers)
+            {
+                "budget": draw(st.integers(2, 8)),
+                "refresh_steps": draw(some),
+                "most_promotions": draw(st.none() | st.integers(1, 9)),
+                "initial": draw(st.none() | st.sets(st.integers(0, 7), max_size=2).map(sorted)),
+            }
+            for _ in range(layers)
         ],
         model=content()["model"] | {"moe_layers": layers},
         predictions={"train": content()["predictions"]["train"]},
@@ -127,6 +133,13 @@ def test_equal_schedules_are_equal_bytes_and_budgets_are_by_layer(tmp_path):
         ("layers.1.budget", 4.5, "layers.1.budget is 4.5 but"),
         ("layers.0.refresh_steps", [2, 0], "refresh_steps must increase"),
         ("layers.0.refresh_steps", [0, 1], "refresh_steps must be those of interval 2"),
+        ("layers.0.most_promotions", 0, "layers.0.most_promotions is 0 but must be at least 1"),
+        ("layers.0.most_promotions", 1.5, "layers.0.most_promotions is 1.5 but"),
+        ("layers.1.initial", [-1, 3], "layers.1.initial.0 is -1 but must be at least 0"),
+        ("layers.1.initial", [3, 3], "layers.1.*initial must increase from expert to expert"),
+        ("layers.1.initial", [0, 1, 2, 3, 4], "layers.1.*initial must be at most budget = 4"),
+        ("layers.1.initial", [0, 8], "layers.1.initial must be below num_experts = 8"),
+        ("layers.1.initial", 3, "layers.1.initial is 3 but"),
         ("interval", 0, "interval is 0 but must be at least 1"),
         ("steps", 2, "refresh_steps must be below steps = 2"),
         ("steps", 10**30, "steps is 10+ but must be at most 32768"),
@@ -202,6 +215,19 @@ def test_other_experts_are_refused_even_when_forced(key):
 
     with pytest.raises(SettingError, match=f"{key} = {model[key] + 1}"):
         check_schedule(other, sample(), A100, forced=True)
+
+
+def test_old_layers_set_no_limit_and_leave_the_first_residents_to_the_engine():
+    (layer, _) = made().layers
+
+    assert (layer.most_promotions, layer.initial, layer.is_plain) == (None, None, True)
+
+
+def test_the_published_schema_says_what_a_layer_may_hold():
+    layer = json_schema()["$defs"]["LayerSchedule"]
+
+    assert layer["required"] == ["budget", "refresh_steps"]
+    assert {"most_promotions", "initial"} <= layer["properties"].keys()
 
 
 def test_the_published_schema_names_every_key_and_needs_those_without_a_default():

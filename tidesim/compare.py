@@ -302,7 +302,9 @@ def _comparison(
     skipped: dict[str, str],
 ) -> Comparison:
     solved = [one.heldout or one.training for one in schedules]
-    rows = [_row(run) for run in runs if _key(run) not in {_key(one) for one in solved}]
+    pairs = zip(solved, schedules, strict=True)
+    alike = {_key(run) for run, one in pairs if set(one.solution.promotions) == {None}}
+    rows = [_row(run) for run in runs if _key(run) not in alike]
     for number, (result, one) in enumerate(zip(solved, schedules, strict=True)):
         at = sum(row.policy == "tide" and _order(row) <= _order(_row(result)) for row in rows)
         formulation = str(one.solution.formulation)

@@ -20,6 +20,7 @@ from tidesim.hardware import HardwareProfile, count_kinds, what_if_label
 from tidesim.latency import Latency
 from tidesim.measured import MeasuredRun
 from tidesim.model_spec import ModelSpec
+from tidesim.policies.scheduled import Scheduled
 from tidesim.simulate import Case, prepare, run
 from tidesim.simulate.case import sizes_label
 from tidesim.simulate.fast import run_fast
@@ -266,10 +267,11 @@ def _is_new(case: Case, cases: dict[str, Case]) -> bool:
 
 
 def _identity(case: Case) -> tuple[object, ...]:
-    """Return what two cases share that place alike: a schedule of one interval is its policy."""
+    """Return what two cases share that place alike: a schedule that is tide is that policy."""
     policy = case.policy(case.known)
     budgets = tuple(policy.budgets(case.setup).tolist())
-    by = policy.interval if policy.interval or policy.name != "tide" else case.policy
+    own = isinstance(policy, Scheduled) and not policy.is_tide
+    by = case.policy if own else policy.interval
     return (policy.name, by, budgets, policy.promotion, case.setup.engine.name)
 
 

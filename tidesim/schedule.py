@@ -1,7 +1,8 @@
 """Schedule: the file a solver writes and a runtime obeys (``tidesim-schedule`` 1, JSON).
 
-It says how many slots every mixture layer has and at which denoise steps of a block its residents
-are chosen anew, for which trace, machine and sizes that was decided, and what to expect of it.
+It says how many slots every mixture layer has, at which denoise steps of a block its residents are
+chosen anew, how many experts that may promote and who is resident before the first pass; for which
+trace, machine and sizes that was decided, and what to expect of it.
 """
 
 import hashlib
@@ -30,6 +31,7 @@ _Digest = Annotated[str, Field(pattern=_SHA256)]
 _Whole = Annotated[int, Field(ge=1)]
 _Steps = Annotated[int, Field(ge=1, le=2**15)]  # a trace counts steps in int16
 _Seconds = Annotated[float, Field(ge=0)]
+_Ids = Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(strict=False)]
 
 
 class Source(Strict):
@@ -50,15 +52,38 @@ class Routing(Strict):
 
 
 class LayerSchedule(Strict):
-    """One mixture layer: its slots, and the denoise steps of a block that refresh it."""
+    """One mixture layer: its slots, and the denoise steps of a block that refresh it.
+
+    Attributes
+    ----------
+    budget : int
+        Slots.
+    refresh_steps : tuple of int
+        Ascending; none where the layer never refreshes and keeps its first residents.
+    most_promotions : int or None
+        Most experts that a refresh promotes; None sets no limit.
+    initial : tuple of int or None
+        Experts in the slots before the first pass, ascending; None leaves them to the engine.
+    """
 
     budget: _Whole
-    refresh_steps: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(strict=False)]
+    refresh_steps: _Ids
+    most_promotions: _Whole | None = None
+    initial: _Ids | None = None
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether it leaves the refresh without limit and the first residents to the engine."""
+        return self.most_promotions is None and self.initial is None
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        if any(after <= before for before, after in pairwise(self.refresh_steps)):
+        if _descends(self.refresh_steps):
             raise ValueError("refresh_steps must increase from step to step")
+        if self.initial is not None and _descends(self.initial):
+            raise ValueError("initial must increase from expert to expert")
+        if self.initial is not None and len(self.initial) > self.budget:
+            raise ValueError(f"initial must be at most budget = {self.budget} experts")
         return self
 
 
@@ -118,7 +143,8 @@ class Schedule(Strict):
     steps : int
         T: denoise steps of the longest training block.
     interval : int or None
-        τ where every layer refreshes at steps 0, τ, 2τ … of each block.
+        τ where every layer refreshes at steps 0, τ, 2τ … of each block, also of longer ones than
+        those it was made for; without it nothing refreshes there.
     layers : tuple of LayerSchedule
         One per mixture layer.
     memory_bytes : int
@@ -164,10 +190,17 @@ class Schedule(Strict):
         for number, layer in enumerate(self.layers):
             if not least <= layer.budget <= most:
                 yield f"layers.{number}.budget must be {least} (top-k) to {most} (all experts)"
+            if layer.initial and layer.initial[-1] >= most:
+                yield f"layers.{number}.initial must be below num_experts = {most}"
             if layer.refresh_steps and layer.refresh_steps[-1] >= self.steps:
                 yield f"layers.{number}.refresh_steps must be below steps = {self.steps}"
             if self.interval and layer.refresh_steps != tuple(range(0, self.steps, self.interval)):
                 yield f"layers.{number}.refresh_steps must be those of interval {self.interval}"
+
+
+def _descends(numbers: tuple[int, ...]) -> bool:
+    """Tell whether a number is not above the one before it."""
+    return any(after <= before for before, after in pairwise(numbers))
 
 
 def sizes_source(spec: ModelSpec) -> Source:

@@ -6,7 +6,7 @@ from functools import partial
 import numpy as np
 
 from tidesim.errors import SettingError
-from tidesim.placement import KEEP, Decision, IntArray, LayerView, Policy, Setup
+from tidesim.placement import KEEP, BoolArray, Decision, IntArray, LayerView, Policy, Setup
 from tidesim.policies.base import PolicyBase
 from tidesim.policies.tide import busiest, refresh_to
 from tidesim.schedule import LayerSchedule, Schedule
@@ -16,8 +16,11 @@ from tidesim.trace.passes import Kind
 class Scheduled(PolicyBase):
     """Refresh each layer at its own denoise steps of every block, within its own slots.
 
-    The refresh is `tide`'s. Where the schedule states an interval, steps beyond those it was made
-    for refresh as well, at every multiple of it.
+    The refresh is `tide`'s, with the layer's limit on promotions if it has one (`refresh_to`). A
+    layer without steps keeps its first residents; those of a layer whose first step is not 0 carry
+    over from block to block until then. Where the schedule states an interval, steps beyond those
+    it was made for refresh as well, at every multiple of it; without one they do not. Engines that
+    refresh at every step of the first generated block do so here, too, in every layer.
 
     Parameters
     ----------
@@ -30,6 +33,11 @@ class Scheduled(PolicyBase):
     ------
     SettingError
         The schedule has another number of layers than the model.
+
+    Attributes
+    ----------
+    is_tide : bool
+        `tide` itself refreshes alike: one interval, no limit, the engine's first residents.
     """
 
     name = "tide"
@@ -41,14 +49,24 @@ class Scheduled(PolicyBase):
                 f"the schedule has {len(layers)} layers but the model {setup.layers}; "
                 "solve again for this model"
             )
-        self._budgets = [layer.budget for layer in layers]
+        self._layers = tuple(layers)
         self._steps = [frozenset(layer.refresh_steps) for layer in layers]
         self.interval = setup.interval
+        self.is_tide = self.interval is not None and all(layer.is_plain for layer in layers)
         self._first_block = setup.engine.refresh_first_block
 
     def budgets(self, setup: Setup) -> IntArray:
         """Return the slots of every layer, [L]."""
-        return np.array(self._budgets, dtype=np.int64)
+        return np.array([layer.budget for layer in self._layers], dtype=np.int64)
+
+    def initial(self, setup: Setup) -> BoolArray:
+        """Return the residents before the first pass, [L, E]: the schedule's where it names them."""
+        resident = super().initial(setup)
+        for row, layer in zip(resident, self._layers, strict=True):
+            if layer.initial is not None:
+                row[:] = False
+                row[list(layer.initial)] = True
+        return resident
 
     def decide(self, view: LayerView) -> Decision:
         """Return the refresh that is due, or nothing."""
@@ -57,7 +75,8 @@ class Scheduled(PolicyBase):
         first = self._first_block and view.generated_block == 0
         if not first and not self._is_due(view):
             return KEEP
-        return refresh_to(busiest(view.counts, view.budget), view)
+        most = self._layers[view.layer].most_promotions
+        return refresh_to(busiest(view.counts, view.budget), view, most=most)
 
     def _is_due(self, view: LayerView) -> bool:
         if self.interval is not None:

@@ -64,16 +64,28 @@ def busiest(counts: IntArray, budget: int) -> BoolArray:
     return marked
 
 
-def refresh_to(target: BoolArray, view: LayerView) -> Decision:
-    """Return the refresh that makes every expert of `target` resident.
+def refresh_to(target: BoolArray, view: LayerView, *, most: int | None = None) -> Decision:
+    """Return the refresh that makes experts of `target` resident: all, or those with most tokens.
+
+    Without a limit the residents that leave are those outside the target with the lowest ids; with
+    one, those with the fewest tokens in this very pass, because then a busy one may well stay.
 
     Parameters
     ----------
     target : [E] bool
         At most as many as the layer has slots.
     view : LayerView
+    most : int or None
+        Most experts to promote; None promotes all that are missing. Ties go to the lower id.
     """
-    promote = np.flatnonzero(target & ~view.resident).tolist()
+    promote = np.flatnonzero(target & ~view.resident)
+    others = np.flatnonzero(view.resident & ~target)
+    if most is not None:
+        busy_first = np.argsort(-view.counts[promote], kind="stable")
+        promote = np.sort(promote[busy_first[:most]])
+        others = others[np.argsort(view.counts[others], kind="stable")]
     missing_slots = int(np.count_nonzero(view.resident)) + len(promote) - view.budget
-    evict = np.flatnonzero(view.resident & ~target)[: max(0, missing_slots)].tolist()
-    return Decision(promote=tuple(promote), evict=tuple(evict), refresh=True)
+    evict = others[: max(0, missing_slots)]
+    return Decision(
+        promote=tuple(promote.tolist()), evict=tuple(np.sort(evict).tolist()), refresh=True
+    )
