@@ -25,6 +25,7 @@ from tidesim.errors import SettingError
 from tidesim.hardware import HardwareProfile, load_profile
 from tidesim.model_spec import ModelSpec, load_model_spec
 from tidesim.resources import atomic_path
+from tidesim.schedule import Schedule, check_schedule, load_schedule
 from tidesim.trace.io import load_trace
 from tidesim.trace.passes import Trace
 
@@ -59,8 +60,13 @@ Requests = Annotated[
     str | None,
     typer.Option("--requests", metavar="N,…", help="Of these requests only, by number."),
 ]
-
-
+Force = Annotated[
+    bool,
+    typer.Option(
+        "--force",
+        help="Accept a schedule made for another trace, profile, sizes or name of the model.",
+    ),
+]
 CpuWorkers = Annotated[
     int | None,
     typer.Option("--cpu-workers", metavar="N", help="Threads that compute missed experts."),
@@ -149,6 +155,21 @@ def read_profile(name: str, overrides: list[str] | None = None) -> HardwareProfi
 def read_sizes(name: str | None) -> ModelSpec | None:
     """Load the model spec that ``--sizes`` names."""
     return None if name is None else load_model_spec(name)
+
+
+def read_schedule(
+    path: Path,
+    model: ModelSpec,
+    *,
+    sizes: ModelSpec,
+    trace: Trace | None = None,
+    profile: HardwareProfile | None = None,
+    force: bool = False,
+) -> Schedule:
+    """Load a schedule and refuse one made for something else, as `check_schedule` does."""
+    plan = load_schedule(path)
+    check_schedule(plan, model, trace=trace, profile=profile, sizes=sizes, forced=force)
+    return plan
 
 
 def integers(text: str | None, option: str) -> tuple[int, ...] | None:
