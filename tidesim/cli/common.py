@@ -161,9 +161,9 @@ def read_schedule(
     path: Path,
     model: ModelSpec,
     *,
-    sizes: ModelSpec,
     trace: Trace | None = None,
     profile: HardwareProfile | None = None,
+    sizes: ModelSpec | None = None,
     force: bool = False,
 ) -> Schedule:
     """Load a schedule and refuse one made for something else, as `check_schedule` does."""
@@ -216,9 +216,14 @@ def print_json(payload: dict[str, Any]) -> None:
 
 
 def print_table(
-    title: str, columns: Sequence[str], rows: Iterable[Sequence[str]], *, caption: str = ""
+    title: str,
+    columns: Sequence[str],
+    rows: Iterable[Sequence[str]],
+    *,
+    caption: str = "",
+    texts: Sequence[int] = (0,),
 ) -> None:
-    """Print a table; the first column is text, the others are right-aligned numbers."""
+    """Print a table; `texts` says which columns are text, the others are right-aligned numbers."""
     table = Table(
         title=Text(title),  # a name in it may look like markup
         caption=caption or None,
@@ -228,9 +233,9 @@ def print_table(
         pad_edge=False,
     )
     for number, column in enumerate(columns):
-        table.add_column(
-            column, justify="right" if number else "left", overflow="fold", no_wrap=not number
-        )
+        text = number in texts
+        justify: Literal["left", "right"] = "left" if text else "right"
+        table.add_column(column, justify=justify, overflow="fold", no_wrap=text)
     for row in rows:
         table.add_row(*map(Text, row))
     out.print(table)

@@ -126,7 +126,7 @@ class Offloading:
         profile = None if self.hardware is None else read_profile(self.hardware)
         if self.schedule is not None:
             plan = read_schedule(
-                self.schedule, spec, sizes=spec, trace=trace, profile=profile, force=self.force
+                self.schedule, spec, trace=trace, profile=profile, force=self.force
             )
             return obey(plan, spec, training=training, forced=True)
         return place_by(

@@ -88,7 +88,7 @@ def replay(
             check_writable(path)
     whole, model_sizes = read_trace(trace), read_sizes(sizes)
     spec = sized_spec(whole.meta.model, model_sizes)
-    plan = read_schedule(schedule, whole.meta.model, sizes=spec, trace=whole, force=force)
+    plan = read_schedule(schedule, whole.meta.model, trace=whole, sizes=spec, force=force)
     if layers is not None:
         whole, plan = first_layers(whole, layers), first_layers_of_schedule(plan, layers)
         spec = sized_spec(whole.meta.model, model_sizes)

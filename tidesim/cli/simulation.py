@@ -166,7 +166,7 @@ def _from_schedule(
 ) -> dict[str, Any]:
     model = trace.meta.model
     spec = sized_spec(model, sizes) if sizes else model
-    plan = read_schedule(path, model, sizes=spec, trace=trace, profile=profile, force=force)
+    plan = read_schedule(path, model, trace=trace, profile=profile, sizes=spec, force=force)
     return {
         "policy": follow(plan),
         "interval": plan.interval,

@@ -131,7 +131,7 @@ def validate(
     model_sizes = read_sizes(sizes)
     spec = sized_spec(whole.meta.model, model_sizes)
     plan = read_schedule(
-        schedule, whole.meta.model, sizes=spec, trace=whole, profile=profile, force=force
+        schedule, whole.meta.model, trace=whole, profile=profile, sizes=spec, force=force
     )
     requests, split_name = choose_split(whole, split)
     chosen = only_requests(requests, integers(only, "--requests"), split_name)
