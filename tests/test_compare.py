@@ -1,10 +1,12 @@
 """Compare: one table with every policy, fixed intervals, the solved schedule and the bounds."""
 
 import json
+from dataclasses import replace
 
 import pytest
 from test_optimize import A100, MINI, fixed_trace
 
+from tidesim import compare as compared
 from tidesim.compare import compare
 from tidesim.errors import CapacityError, SettingError
 from tidesim.policies import POLICIES
@@ -65,6 +67,30 @@ def test_all_intervals_show_the_solvers_choice_to_be_the_fastest_on_training_req
     fastest_s = min(row.seconds_per_block for row in tide)
     assert comparison.chosen.seconds_per_block == pytest.approx(fastest_s, rel=1e-9)
     assert comparison.requests == "train"
+
+
+def test_a_schedule_that_limits_promotions_stands_beside_tide_of_its_interval(monkeypatch):
+    optimize = compared.optimize
+
+    def limited(*arguments, **more):
+        solved = optimize(*arguments, **more)
+        layers = [
+            layer.model_copy(update={"most_promotions": 1}) for layer in solved.schedule.layers
+        ]
+        return replace(solved, schedule=solved.schedule.model_copy(update={"layers": layers}))
+
+    def rows_of_the_interval():
+        comparison = compare(fixed_trace(), A100, budget=4, sizes=MINI, intervals=(1, 2, 3, 4))
+        interval = comparison.chosen.interval
+        return [
+            row.is_chosen
+            for row in comparison.rows
+            if (row.policy, row.interval) == ("tide", interval)
+        ]
+
+    assert rows_of_the_interval() == [True]
+    monkeypatch.setattr(compared, "optimize", limited)
+    assert rows_of_the_interval() == [False, True]
 
 
 def test_the_table_is_json_with_stable_keys():

@@ -4,7 +4,7 @@ Every freed slot is filled with NaN, so that a stale one cannot pass for the exp
 """
 
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -16,14 +16,16 @@ from hypothesis import strategies as st
 from tidesim.engines import ENGINES, Promotion
 from tidesim.hardware import load_profile
 from tidesim.latency import Latency
-from tidesim.placement import Setup
+from tidesim.placement import Setup, replay
 from tidesim.policies import POLICIES, make_policy
+from tidesim.policies.scheduled import Scheduled
 from tidesim.records import check, operation_of
 from tidesim.runtime.backends import make_backend
 from tidesim.runtime.capture import to_pass
 from tidesim.runtime.checkpoint import load_model
 from tidesim.runtime.decode import DecodeSettings, decode
 from tidesim.runtime.offloading import make_offload
+from tidesim.schedule import LayerSchedule
 from tidesim.trace.passes import RequestInfo, Trace, TraceMeta
 from tidesim.trace.windows import windowed
 
@@ -89,9 +91,8 @@ def setup_for(run, engine, **changes):
 def offloaded(run, checkpoint, policy, setup, *, backend=None):
     """Decode with offloading; return tokens, logits, the runtime's counters and records."""
     with backend or make_backend("cpu") as there:
-        offload = make_offload(
-            run.model, make_policy(policy, setup=setup), setup, there, stale=fill_with_nan
-        )
+        made = make_policy(policy, setup=setup) if isinstance(policy, str) else policy(setup)
+        offload = make_offload(run.model, made, setup, there, stale=fill_with_nan)
         offload.attach()
         try:
             tokens, logits = decoded(run.model, checkpoint, setup.engine.window, frame=offload)
@@ -159,6 +160,60 @@ def test_tokens_and_logits_are_those_without_offloading_bit_by_bit(case):
     assert all(torch.equal(*pair) for pair in zip(logits, run.logits, strict=True))
     pairs = sum(int(p.counts.sum()) for p in windowed(run.trace, setup.engine.window))
     assert counters.hits + counters.misses == pairs
+    check(records, tolerance_s=1e-9)
+    assert copied_bytes(records) == counted_bytes(counters)
+
+
+@st.composite
+def scheduled(draw):
+    """Draw layers of all kinds: never refreshed or late, limited, with residents of their own."""
+    checkpoint = draw(st.sampled_from(list(PROMPTS)))
+    engine = ENGINES[draw(st.sampled_from(list(ENGINES)))]
+    run = resident(checkpoint, "bfloat16", engine.window)
+    spec = run.model.spec
+    least, most = spec.num_experts_per_tok, spec.num_experts
+    layers = []
+    for _ in range(spec.moe_layers):
+        budget = draw(st.integers(least, most))
+        layers.append(
+            LayerSchedule(
+                budget=budget,
+                refresh_steps=sorted(draw(st.sets(st.integers(0, 6), max_size=4))),
+                most_promotions=draw(st.none() | st.integers(1, 4)),
+                initial=draw(
+                    st.none() | st.sets(st.integers(0, most - 1), max_size=budget).map(sorted)
+                ),
+            )
+        )
+    promotion = draw(promotions_of("tide"))
+    setup = setup_for(run, engine, budget=most, interval=None, promotion=promotion)
+    return run, checkpoint, partial(Scheduled, layers=layers), setup
+
+
+def placed_counts(run, make, setup):
+    """Return what a replay of the placement counts."""
+    total = dict.fromkeys(("hits", "misses", "promotions", "evictions", "refreshes"), 0)
+    for one in replay(windowed(run.trace, setup.engine.window), make(setup), setup):
+        total["hits"] += int(one.hits.sum())
+        total["misses"] += int(one.misses.sum())
+        for decision in one.decisions:
+            total["promotions"] += len(decision.promote)
+            total["evictions"] += len(decision.evict)
+            total["refreshes"] += decision.refresh
+    return total
+
+
+@settings(max_examples=25, suppress_health_check=[HealthCheck.too_slow])
+@given(case=scheduled())
+def test_schedules_of_every_kind_are_obeyed_to_the_unit_and_change_nothing(case):
+    run, checkpoint, make, setup = case
+
+    tokens, logits, counters, records = offloaded(run, checkpoint, make, setup)
+
+    assert tokens == run.tokens
+    assert all(torch.equal(*pair) for pair in zip(logits, run.logits, strict=True))
+    for name, value in placed_counts(run, make, setup).items():
+        assert getattr(counters, name) == value, name
     check(records, tolerance_s=1e-9)
     assert copied_bytes(records) == counted_bytes(counters)
 

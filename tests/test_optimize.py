@@ -116,7 +116,7 @@ def test_the_file_says_what_a_simulation_of_it_gives(tmp_path):
     save_schedule(solved.schedule, tmp_path / "s.json")
     schedule = load_schedule(tmp_path / "s.json")
 
-    check_schedule(schedule, trace, A100)
+    check_schedule(schedule, trace.meta.model, trace=trace, profile=A100)
     result = simulate(
         trace.split("heldout"),
         A100,

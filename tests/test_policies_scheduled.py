@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from builders import case_of, check_run, small_spec, steps_trace
+from builders import assert_same_run, case_of, check_run, small_spec, steps_trace
 from hypothesis import given
 from hypothesis import strategies as st
 from strategies import traces
@@ -13,6 +13,7 @@ from tidesim.engines import TIDE_REFERENCE, Promotion
 from tidesim.errors import SettingError
 from tidesim.policies.scheduled import Scheduled, follow
 from tidesim.schedule import LayerSchedule
+from tidesim.simulate.fast import run_fast
 from tidesim.trace.passes import Kind
 
 
@@ -84,32 +85,52 @@ def test_the_first_generated_block_of_the_reference_engine_refreshes_layers_that
     assert not later.refresh
 
 
-@given(traces(max_requests=2), st.data())
-def test_in_the_background_the_same_decisions_serve_from_the_next_pass_on(trace, data):
+@st.composite
+def scheduled(draw):
+    """Return a trace, and layers of all kinds for its model."""
+    trace = draw(traces(max_requests=2))
     model = trace.meta.model
+    budgets = st.integers(model.num_experts_per_tok, model.num_experts)
+    steps = st.sets(st.integers(0, 4)).map(sorted)
     ids = st.sets(st.integers(0, model.num_experts - 1), max_size=model.num_experts_per_tok)
-    rows = layers(
-        *[
-            (
-                data.draw(st.integers(model.num_experts_per_tok, model.num_experts)),
-                sorted(data.draw(st.sets(st.integers(0, 4)))),
-                data.draw(st.none() | st.integers(1, 3)),
-                sorted(data.draw(ids)),
-            )
-            for _ in range(model.moe_layers)
-        ]
-    )
+    row = st.tuples(budgets, steps, st.none() | st.integers(1, 3), ids.map(sorted))
+    return trace, layers(*[draw(row) for _ in range(model.moe_layers)])
+
+
+@given(scheduled())
+def test_in_the_background_the_same_decisions_serve_from_the_next_pass_on(drawn):
+    trace, rows = drawn
     made_by = {"policy": lambda setup: Scheduled(setup, layers=rows), "interval": None}
 
     blocking, background = (
         list(case_of(trace, **made_by, promotion=promotion).placed()) for promotion in Promotion
     )
 
-    before = np.array([np.isin(np.arange(model.num_experts), row.initial) for row in rows])
+    experts = np.arange(trace.meta.model.num_experts)
+    before = np.array([np.isin(experts, row.initial) for row in rows])
     for one, other in zip(blocking, background, strict=True):
         assert one.decisions == other.decisions
         assert np.array_equal(other.resident, before)
         before = one.resident
+
+
+@given(scheduled(), st.sampled_from(list(Promotion)))
+def test_layers_of_all_kinds_keep_every_rule_of_a_run_by_both_methods(drawn, promotion):
+    trace, rows = drawn
+    case = case_of(
+        trace,
+        policy=lambda setup: Scheduled(setup, layers=rows),
+        interval=None,
+        promotion=promotion,
+    )
+
+    result = check_run(case)
+
+    assert_same_run(run_fast(case), result)
+    for placement in case.placed():
+        for layer, decision in zip(rows, placement.decisions, strict=True):
+            assert len(decision.promote) <= (layer.most_promotions or layer.budget)
+            assert not decision.refresh or placement.pass_.step in layer.refresh_steps
 
 
 def test_an_interval_goes_on_beyond_the_steps_of_the_schedule():

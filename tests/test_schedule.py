@@ -189,9 +189,14 @@ def sample(sha256="a" * 64):
     return Trace(trace.meta, list(trace), sha256=sha256)
 
 
+def check(schedule, trace, profile, **more):
+    check_schedule(schedule, trace.meta.model, trace=trace, profile=profile, **more)
+
+
 def test_a_schedule_fits_what_it_was_made_for_and_what_has_no_digest():
-    check_schedule(made(), sample(), A100)
-    check_schedule(made(), sample(sha256=""), A100)
+    check(made(), sample(), A100)
+    check(made(), sample(sha256=""), A100, sizes=sample().meta.model)
+    check_schedule(made(), sample().meta.model)
 
 
 @pytest.mark.parametrize(
@@ -204,8 +209,8 @@ def test_a_schedule_fits_what_it_was_made_for_and_what_has_no_digest():
 )
 def test_another_trace_profile_or_model_is_refused_unless_forced(schedule, trace, profile, what):
     with pytest.raises(SettingError, match=what):
-        check_schedule(schedule, trace, profile)
-    check_schedule(schedule, trace, profile, forced=True)
+        check(schedule, trace, profile)
+    check(schedule, trace, profile, forced=True)
 
 
 @pytest.mark.parametrize("key", ["num_experts", "num_experts_per_tok"])
@@ -214,7 +219,7 @@ def test_other_experts_are_refused_even_when_forced(key):
     other = made(model=model | {key: model[key] + 1})
 
     with pytest.raises(SettingError, match=f"{key} = {model[key] + 1}"):
-        check_schedule(other, sample(), A100, forced=True)
+        check(other, sample(), A100, forced=True)
 
 
 def test_old_layers_set_no_limit_and_leave_the_first_residents_to_the_engine():
@@ -244,3 +249,20 @@ def test_sizes_are_told_apart_by_their_digest():
     assert sizes_source(model) == sizes_source(model.model_copy())
     wider = sizes_source(model.model_copy(update={"hidden_size": 16}))
     assert wider.sha256 != sizes_source(model).sha256
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"dtype": "float32"}, "for other sizes of small, such as another dtype"),
+        ({"name": "big", "hidden_size": 16}, "for the sizes of small, not of big"),
+    ],
+)
+def test_other_sizes_are_refused_unless_forced(change, said):
+    model = sample_trace().meta.model
+    plan = made(sizes=sizes_source(model.model_copy(update={"name": "small"})).model_dump())
+    other = model.model_copy(update=change)
+
+    with pytest.raises(SettingError, match=said):
+        check_schedule(plan, model, sizes=other)
+    check_schedule(plan, model, sizes=other, forced=True)

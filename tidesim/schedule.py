@@ -283,24 +283,27 @@ def check_model(schedule: Schedule, spec: ModelSpec, *, forced: bool = False) ->
 
 def check_schedule(
     schedule: Schedule,
-    trace: Trace,
-    profile: HardwareProfile | None = None,
+    model: ModelSpec,
     *,
+    trace: Trace | None = None,
+    profile: HardwareProfile | None = None,
     sizes: ModelSpec | None = None,
     forced: bool = False,
 ) -> None:
     """Refuse a schedule that was made for something else.
 
-    Digests are compared where both sides have one.
+    Digests are compared where both sides have one; what is None is not compared.
 
     Parameters
     ----------
     schedule : Schedule
-    trace : Trace
+    model : ModelSpec
+        Whose experts are placed.
+    trace : Trace or None
+        The whole of it, no part.
     profile : HardwareProfile or None
-        None leaves the machine unchecked.
     sizes : ModelSpec or None
-        The sizes it will run at, as `simulate.sized_spec` gives them; None leaves them unchecked.
+        The sizes it will run at, as `simulate.sized_spec` gives them.
     forced : bool
         Accept another trace, profile or sizes, and another model as `check_model` does.
 
@@ -309,17 +312,29 @@ def check_schedule(
     SettingError
         Something does not match; names what, and both values.
     """
-    check_model(schedule, trace.meta.model, forced=forced)
+    check_model(schedule, model, forced=forced)
     if forced:
         return
-    _check_same("trace", schedule.trace.sha256, trace.sha256)
+    if trace is not None:
+        _check_same("trace", schedule.trace.sha256, trace.sha256)
     if profile is not None:
         _check_same("profile", schedule.profile.sha256, profile.sha256)
-    if sizes is not None and schedule.sizes.sha256 != sizes_source(sizes).sha256:
+    if sizes is not None:
+        _check_sizes(schedule.sizes, sizes_source(sizes))
+
+
+def _check_sizes(made: Source, ours: Source) -> None:
+    if made.sha256 in {"", ours.sha256}:
+        return
+    if made.name == ours.name:
         raise SettingError(
-            f"the schedule was made for the sizes of {schedule.sizes.name}, not of {sizes.name}; "
-            f"give --sizes {schedule.sizes.name}, solve again, or force it"
+            f"the schedule was made for other sizes of {made.name}, such as another dtype; "
+            "run at those, solve again, or force it"
         )
+    raise SettingError(
+        f"the schedule was made for the sizes of {made.name}, not of {ours.name}; "
+        f"give --sizes {made.name} where the command takes it, solve again, or force it"
+    )
 
 
 def _check_same(what: str, theirs: str, ours: str) -> None:

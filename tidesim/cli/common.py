@@ -25,6 +25,7 @@ from tidesim.errors import SettingError
 from tidesim.hardware import HardwareProfile, load_profile
 from tidesim.model_spec import ModelSpec, load_model_spec
 from tidesim.resources import atomic_path
+from tidesim.schedule import Schedule, check_schedule, load_schedule
 from tidesim.trace.io import load_trace
 from tidesim.trace.passes import Trace
 
@@ -59,8 +60,13 @@ Requests = Annotated[
     str | None,
     typer.Option("--requests", metavar="N,…", help="Of these requests only, by number."),
 ]
-
-
+Force = Annotated[
+    bool,
+    typer.Option(
+        "--force",
+        help="Accept a schedule made for another trace, profile, sizes or name of the model.",
+    ),
+]
 CpuWorkers = Annotated[
     int | None,
     typer.Option("--cpu-workers", metavar="N", help="Threads that compute missed experts."),
@@ -151,6 +157,21 @@ def read_sizes(name: str | None) -> ModelSpec | None:
     return None if name is None else load_model_spec(name)
 
 
+def read_schedule(
+    path: Path,
+    model: ModelSpec,
+    *,
+    trace: Trace | None = None,
+    profile: HardwareProfile | None = None,
+    sizes: ModelSpec | None = None,
+    force: bool = False,
+) -> Schedule:
+    """Load a schedule and refuse one made for something else, as `check_schedule` does."""
+    plan = load_schedule(path)
+    check_schedule(plan, model, trace=trace, profile=profile, sizes=sizes, forced=force)
+    return plan
+
+
 def integers(text: str | None, option: str) -> tuple[int, ...] | None:
     """Read integers with commas; nothing stays nothing.
 
@@ -195,9 +216,14 @@ def print_json(payload: dict[str, Any]) -> None:
 
 
 def print_table(
-    title: str, columns: Sequence[str], rows: Iterable[Sequence[str]], *, caption: str = ""
+    title: str,
+    columns: Sequence[str],
+    rows: Iterable[Sequence[str]],
+    *,
+    caption: str = "",
+    texts: Sequence[int] = (0,),
 ) -> None:
-    """Print a table; the first column is text, the others are right-aligned numbers."""
+    """Print a table; `texts` says which columns are text, the others are right-aligned numbers."""
     table = Table(
         title=Text(title),  # a name in it may look like markup
         caption=caption or None,
@@ -207,9 +233,9 @@ def print_table(
         pad_edge=False,
     )
     for number, column in enumerate(columns):
-        table.add_column(
-            column, justify="right" if number else "left", overflow="fold", no_wrap=not number
-        )
+        text = number in texts
+        justify: Literal["left", "right"] = "left" if text else "right"
+        table.add_column(column, justify=justify, overflow="fold", no_wrap=text)
     for row in rows:
         table.add_row(*map(Text, row))
     out.print(table)

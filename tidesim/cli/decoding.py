@@ -10,6 +10,7 @@ from tidesim.cli import offloading
 from tidesim.cli.common import (
     Budget,
     CpuWorkers,
+    Force,
     Json,
     LinkRate,
     check_writable,
@@ -112,7 +113,7 @@ def generate(
     hardware: offloading.Machine = None,
     cpu_workers: CpuWorkers = None,
     link_gb_per_s: LinkRate = None,
-    force: offloading.Force = False,
+    force: Force = False,
     verify: offloading.Verify = False,
     timeline: offloading.TimelineFile = None,
     json: Json = False,

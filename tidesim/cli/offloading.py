@@ -6,12 +6,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tidesim.cli.common import bytes_per_s, check_writable, read_profile, read_trace, share
+from tidesim.cli.common import (
+    bytes_per_s,
+    check_writable,
+    read_profile,
+    read_schedule,
+    read_trace,
+    share,
+)
 from tidesim.errors import SettingError
 from tidesim.model_spec import ModelSpec, load_model_spec
 from tidesim.optimize import splits
 from tidesim.resources import find_checkpoint
-from tidesim.schedule import load_schedule
 from tidesim.timeline import save_timeline
 from tidesim.trace.passes import Window
 
@@ -56,9 +62,6 @@ Verify = Annotated[
         help="Also run without offloading; status 1 if anything differs. The seconds then hold the "
         "comparison, too.",
     ),
-]
-Force = Annotated[
-    bool, typer.Option("--force", help="Accept a schedule made for a model of another name.")
 ]
 TimelineFile = Annotated[
     Path | None,
@@ -118,11 +121,14 @@ class Offloading:
         """Read what the options name and check it against the model."""
         from tidesim.runtime.generate import obey, place_by  # noqa: PLC0415
 
-        training = None if self.trace is None else splits(read_trace(self.trace))[0]
+        trace = None if self.trace is None else read_trace(self.trace)
+        training = None if trace is None else splits(trace)[0]
         profile = None if self.hardware is None else read_profile(self.hardware)
         if self.schedule is not None:
-            plan = load_schedule(self.schedule)
-            return obey(plan, spec, training=training, forced=self.force)
+            plan = read_schedule(
+                self.schedule, spec, trace=trace, profile=profile, force=self.force
+            )
+            return obey(plan, spec, training=training, forced=True)
         return place_by(
             self.policy or "",
             spec,

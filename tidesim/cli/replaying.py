@@ -10,6 +10,7 @@ import typer
 from tidesim.cli import offloading
 from tidesim.cli.common import (
     CpuWorkers,
+    Force,
     Json,
     LinkRate,
     Requests,
@@ -24,6 +25,7 @@ from tidesim.cli.common import (
     print_json,
     print_pairs,
     progress,
+    read_schedule,
     read_sizes,
     read_trace,
     share,
@@ -34,7 +36,7 @@ from tidesim.measured_io import save_measured
 from tidesim.model_spec import ModelSpec
 from tidesim.optimize import splits
 from tidesim.records import busy_s
-from tidesim.schedule import Schedule, check_schedule, load_schedule
+from tidesim.schedule import Schedule
 from tidesim.schedule import first_layers as first_layers_of_schedule
 from tidesim.simulate import sized_spec
 from tidesim.simulate.case import sizes_label
@@ -71,9 +73,7 @@ def replay(
     ] = None,
     cpu_workers: CpuWorkers = None,
     link_gb_per_s: LinkRate = None,
-    force: Annotated[
-        bool, typer.Option("--force", help="Accept a schedule made for other inputs.")
-    ] = False,
+    force: Force = False,
     timeline: offloading.TimelineFile = None,
     json: Json = False,
 ) -> None:
@@ -86,10 +86,9 @@ def replay(
     for path in (out, timeline):
         if path is not None:
             check_writable(path)
-    whole, plan = read_trace(trace), load_schedule(schedule)
-    model_sizes = read_sizes(sizes)
+    whole, model_sizes = read_trace(trace), read_sizes(sizes)
     spec = sized_spec(whole.meta.model, model_sizes)
-    check_schedule(plan, whole, sizes=spec, forced=force)
+    plan = read_schedule(schedule, whole.meta.model, trace=whole, sizes=spec, force=force)
     if layers is not None:
         whole, plan = first_layers(whole, layers), first_layers_of_schedule(plan, layers)
         spec = sized_spec(whole.meta.model, model_sizes)

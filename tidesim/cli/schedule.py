@@ -9,12 +9,22 @@ from typing import Annotated
 import typer
 
 from tidesim.cli.common import Json, number, out, print_json, print_pairs, print_table
-from tidesim.schedule import Schedule, json_schema, load_schedule
+from tidesim.errors import SettingError
+from tidesim.report.schedule_words import (
+    NEVER,
+    first_residents,
+    first_steps,
+    limit_of,
+    limits,
+    residents_of,
+)
+from tidesim.resources import sha256_file
+from tidesim.schedule import LayerSchedule, Schedule, json_schema, load_schedule
 from tidesim.schedule_export import to_tide
 
 app = typer.Typer(help="Look into schedule files and hand them over.", no_args_is_help=True)
 
-BAR = 16  # characters of the largest budget
+BAR = 8  # characters of the largest budget
 File = Annotated[Path, typer.Argument(metavar="FILE", help="A schedule that tidesim solve wrote.")]
 
 
@@ -31,34 +41,55 @@ def schema() -> None:
 
 
 @app.command("show")
-def show(file: File, *, json: Json = False) -> None:
+def show(
+    file: File,
+    *,
+    page: Annotated[
+        Path | None, typer.Option("--out", help="Also draw it as an HTML page.")
+    ] = None,
+    json: Json = False,
+) -> None:
     """Show a schedule: what it was made for, what it predicts, and every layer's steps and slots.
 
-    Example: tidesim schedule show schedule.json
+    Example: tidesim schedule show schedule.json --out schedule.html
     """
+    if page is not None and page.resolve() == file.resolve():
+        raise SettingError(f"--out {page} is the schedule itself; name another file for the page")
     plan = load_schedule(file)
+    if page is not None:
+        from tidesim.report.schedule_page import write_schedule_page  # noqa: PLC0415 (plotly)
+
+        write_schedule_page(page, plan, source=file.name, sha256=sha256_file(file))
     if json:
         print_json(plan.model_dump(mode="json"))
         return
     print_pairs(str(file), _about(plan))
-    largest = max(plan.budgets)
-    rows = [
-        [
-            str(index),
-            picture(layer.refresh_steps, plan.steps),
-            str(layer.budget),
-            ("█" * max(1, round(BAR * layer.budget / largest))).ljust(BAR),
-        ]
-        for index, layer in enumerate(plan.layers)
-    ]
     print_table(
-        "mixture layers", ["layer", f"steps 0 to {plan.steps - 1}", "slots", ""], rows,
+        "mixture layers",
+        ["layer", f"steps 0 to {plan.steps - 1}", "slots", "", "promotes", "starts"],
+        [[str(number), *_row(layer, plan)] for number, layer in enumerate(plan.layers)],
         caption="● the residents are chosen anew at this step of every block",
-    )  # fmt: skip
+        texts=(0, 1, 3),
+    )
+    if page is not None:
+        out.print(f"the page is {page}", highlight=False, markup=False)
+
+
+def _row(layer: LayerSchedule, plan: Schedule) -> list[str]:
+    bar = "█" * max(1, round(BAR * layer.budget / max(plan.budgets)))
+    return [
+        picture(layer.refresh_steps, plan.steps),
+        str(layer.budget),
+        bar,
+        limit_of(layer),
+        residents_of(layer, plan.engine),
+    ]
 
 
 def picture(refresh_steps: tuple[int, ...], steps: int) -> str:
     """Draw one layer: a mark per denoise step, filled where it refreshes."""
+    if not refresh_steps:
+        return NEVER
     return "".join("●" if step in refresh_steps else "·" for step in range(steps))
 
 
@@ -72,6 +103,9 @@ def _about(plan: Schedule) -> list[tuple[str, str]]:
         ("trace, machine", f"{plan.trace.name or '–'}, {plan.profile.name}"),
         ("policy, engine", f"{plan.policy}, {plan.engine}, {plan.promotion} promotion"),
         ("interval", str(plan.interval or "differs by layer")),
+        ("first step", first_steps(plan)),
+        ("a refresh promotes", limits(plan)),
+        ("first residents", first_residents(plan)),
         ("GPU memory", f"{plan.memory_bytes / 1e9:.2f} GB"),
         ("tokens/s, simulated", ", ".join(speeds)),
         ("solver", f"{plan.solver.formulation}, {plan.solver.status}, gap {plan.solver.gap:.2%}"),

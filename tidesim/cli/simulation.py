@@ -7,6 +7,7 @@ import typer
 
 from tidesim.cli.common import (
     Budget,
+    Force,
     Hardware,
     Json,
     MemoryGb,
@@ -25,6 +26,7 @@ from tidesim.cli.common import (
     print_pairs,
     print_table,
     read_profile,
+    read_schedule,
     read_sizes,
     read_trace,
     share,
@@ -37,7 +39,6 @@ from tidesim.hardware import HardwareProfile
 from tidesim.model_spec import ModelSpec
 from tidesim.optimize import splits
 from tidesim.policies.scheduled import follow
-from tidesim.schedule import Schedule, check_schedule, load_schedule
 from tidesim.simulate import derivatives, get_method, prepare, run, sized_spec
 from tidesim.timeline import save_timeline
 from tidesim.trace.passes import Trace
@@ -68,9 +69,7 @@ def simulate(
     schedule: Annotated[
         Path | None, typer.Option("--schedule", help="A schedule file instead of these settings.")
     ] = None,
-    force: Annotated[
-        bool, typer.Option("--force", help="Accept a schedule made for other inputs.")
-    ] = False,
+    force: Force = False,
     engine: Annotated[
         str | None,
         typer.Option("--engine", help="tidesim (the default) or tide-reference."),
@@ -165,11 +164,9 @@ def simulate(
 def _from_schedule(
     path: Path, trace: Trace, profile: HardwareProfile, *, sizes: ModelSpec | None, force: bool
 ) -> dict[str, Any]:
-    plan: Schedule = load_schedule(path)
     model = trace.meta.model
-    check_schedule(
-        plan, trace, profile, sizes=sized_spec(model, sizes) if sizes else model, forced=force
-    )
+    spec = sized_spec(model, sizes) if sizes else model
+    plan = read_schedule(path, model, trace=trace, profile=profile, sizes=spec, force=force)
     return {
         "policy": follow(plan),
         "interval": plan.interval,

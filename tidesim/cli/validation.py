@@ -8,6 +8,7 @@ import typer
 
 from tidesim.cli.common import (
     CpuWorkers,
+    Force,
     Hardware,
     Json,
     LinkRate,
@@ -26,6 +27,7 @@ from tidesim.cli.common import (
     print_table,
     progress,
     read_profile,
+    read_schedule,
     read_sizes,
     read_trace,
     share,
@@ -47,7 +49,7 @@ from tidesim.harness import (
 from tidesim.model_spec import ModelSpec
 from tidesim.optimize import in_memory, splits
 from tidesim.policies.scheduled import follow
-from tidesim.schedule import Schedule, check_schedule, load_schedule
+from tidesim.schedule import Schedule
 from tidesim.simulate import sized_spec
 from tidesim.validate import Tolerances, Trial
 
@@ -112,9 +114,7 @@ def validate(
     out: Annotated[
         Path | None, typer.Option("--out", help="Write the whole report as an HTML page.")
     ] = None,
-    force: Annotated[
-        bool, typer.Option("--force", help="Accept a schedule made for other inputs.")
-    ] = False,
+    force: Force = False,
     json: Json = False,
 ) -> None:
     """Run the schedule and other configurations for real and compare with their predictions.
@@ -128,9 +128,11 @@ def validate(
         run_error=max_run_error, pass_mape=max_pass_mape, kendall_tau=min_kendall_tau
     )
     whole, profile = in_memory(read_trace(trace)), read_profile(hardware)
-    plan, model_sizes = load_schedule(schedule), read_sizes(sizes)
+    model_sizes = read_sizes(sizes)
     spec = sized_spec(whole.meta.model, model_sizes)
-    check_schedule(plan, whole, profile, sizes=spec, forced=force)
+    plan = read_schedule(
+        schedule, whole.meta.model, trace=whole, profile=profile, sizes=spec, force=force
+    )
     requests, split_name = choose_split(whole, split)
     chosen = only_requests(requests, integers(only, "--requests"), split_name)
     with ExitStack() as stack:
