@@ -47,8 +47,7 @@ def cost(table, chosen, measure=None, number=0):
         arcs, never, fixed = (part[number] for part in (measure.arcs, measure.never, measure.fixed))
     layers = enumerate(chosen)
     return fixed + sum(
-        along(arcs[layer, option], never[layer, option], steps)
-        for layer, (option, steps) in layers
+        along(arcs[layer, option], never[layer, option], steps) for layer, (option, steps) in layers
     )
 
 
