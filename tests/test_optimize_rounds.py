@@ -64,9 +64,7 @@ def test_the_objective_is_the_simulated_time_of_the_file_on_training_requests(
 
 
 def test_a_round_is_added_only_while_it_is_worth_it():
-    solved = optimize(
-        fixed_trace(), FAST_LINK, budget=6, sizes=MINI, formulation="free"
-    )
+    solved = optimize(fixed_trace(), FAST_LINK, budget=6, sizes=MINI, formulation="free")
 
     simulated = [one.simulated_s for one in solved.rounds]
     assert 1 < len(simulated) <= 5
