@@ -128,8 +128,9 @@ def test_a_size_has_no_default(config: dict[str, Any], key: str) -> None:
 @pytest.mark.parametrize(
     ("key", "value", "sentence"),
     [
-        ("model_type", "llama", "model_type is 'llama' but only 'llada2_moe' is implemented"),
-        ("model_type", None, "give a LLaDA2.0 checkpoint"),
+        ("model_type", "llama", "model_type is 'llama', not one of llada2_moe, "),
+        ("model_type", None, "model_type is None, not one of llada2_moe, "),
+        ("model_type", ["llada2_moe"], "model_type is ['llada2_moe'], not one of"),
         ("hidden_act", "gelu", "hidden_act is 'gelu' but only 'silu' is implemented"),
         ("score_function", "softmax", "score_function is 'softmax' but only 'sigmoid'"),
         ("norm_topk_prob", False, "norm_topk_prob is False but only True"),
