@@ -63,7 +63,7 @@ _PLAIN = {
 # SDAR's mixture is Qwen3's (JetLM/SDAR-30B-A3B-Chat-b32).
 _SDAR = Family(
     defaults=_PLAIN | {"mask_token_id": 151669, "eos_token_id": 151645},
-    renamed={"torch_dtype": "dtype"},
+    renamed={"torch_dtype": "dtype", "block_size": "block_length"},
     needed={
         "hidden_act": "silu",
         "attention_bias": False,

@@ -227,6 +227,9 @@ def _problem(
 ) -> Problem:
     """Return the problem to solve; its memory is what is left for slots."""
     others = case.memory.total_bytes - case.memory.slots_bytes
+    if memory_bytes is not None:
+        free_percent = case.setup.engine.free_percent
+        others += case.memory.kept_free_bytes(memory_bytes, free_percent)
     closed = formulation == Formulation.CLOSED_FORM
     return Problem(
         steps=costs.steps,
