@@ -40,6 +40,12 @@ from solver.uniform import best_shared
 #: A model over all columns that could be in a better answer is built up to this size.
 MOST_COLUMNS = 5_000
 
+#: Integer models over the columns found: columns per layer, and share of the time left.
+TRIES = ((10, 0.3), (50, 0.8))
+
+#: Share of the time left that column generation may take.
+GENERATION_SHARE = 0.5
+
 #: Share of the gap asked that an integer model may leave.
 INTEGER_SHARE = 0.5
 
@@ -134,12 +140,15 @@ def _unit_s(best: Incumbent, pool: Pool) -> float:
 
 def _search(task: Task, pool: Pool, first: Priced, best: Incumbent) -> tuple[Incumbent, Proof]:
     """Find an answer and a bound, until the gap asked is proved or time is up."""
-    known = generate(task, pool, first)
+    known = generate(task.part(GENERATION_SHARE), pool, first)
     cheapest = extend(task.problem, pool, _cheapest(task.problem, known))
     best = _better(task.problem, best, cheapest)
     proof = Proof(_whole_slots_s(task, known, cheapest))
-    if not _is_proved(task, best, proof):
-        best, proof, _ = _integer(task, _useful(task, pool, known, best), best, proof)
+    for columns, share in TRIES:
+        if not _is_proved(task, best, proof):
+            promising = _promising(task, pool, known, best=best, most=columns)
+            part = task.part(share)
+            best, proof, _ = _integer(part, promising, best, proof)
     if not _is_proved(task, best, proof):
         best, proof = _close(task, pool, known, best=best, proof=proof)
     return best, proof
@@ -162,19 +171,20 @@ def _room_s(known: Priced, best: Incumbent) -> float:
     return (best.seconds - known.bound_s) + 1e-9 * abs(known.bound_s)
 
 
-def _useful(task: Task, pool: Pool, known: Priced, best: Incumbent) -> list[Column]:
-    """Return the columns that a better answer could have, and those of the best."""
+def _promising(
+    task: Task, pool: Pool, known: Priced, *, best: Incumbent, most: int
+) -> list[Column]:
+    """Return the columns that a better answer is likely to have, and those of the best.
+
+    They pay little more at the prices than the cheapest of their layer.
+    """
     columns = list(pool.values())
     paid_s = paid(task.problem, columns, known.prices)
     least_s = (known.best.cost_s + known.prices.slot_s * task.problem.budgets).min(axis=1)
     extra_s = paid_s - least_s[[column.row for column in columns]]
-    useful = (extra_s <= _room_s(known, best)).tolist()
-    kept = {(c.row, c.option, c.steps) for c in best.columns}
-    return [
-        c
-        for c, use in zip(columns, useful, strict=True)
-        if use or (c.row, c.option, c.steps) in kept
-    ]
+    order = np.argsort(extra_s, kind="stable")[: most * task.problem.layers]
+    likely = [columns[n] for n in order.tolist() if extra_s[n] <= _room_s(known, best)]
+    return list({(c.row, c.option, c.steps): c for c in (*likely, *best.columns)}.values())
 
 
 def _integer(
