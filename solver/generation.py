@@ -129,8 +129,7 @@ def meet_caps(task: Task, pool: Pool) -> int | None:
         duals = master.prices(task.problem)
         known, added = _improve(task, pool, known, duals)
         if known.bound_s > CAP_TOLERANCE * task.problem.steps:
-            excess = [variable.value() for variable in master.excess]
-            return int(task.problem.caps[int(np.argmax(excess))])
+            return master.most_exceeded(task.problem)
         if not added:
             return None
 

@@ -61,6 +61,11 @@ class Master:
             (column for x, column in taken if (x.value() or 0.0) > 0.5), key=lambda c: c.row
         )
 
+    def most_exceeded(self, problem: Problem) -> int:
+        """Return the step whose cap is exceeded most."""
+        excess = [variable.value() for variable in self.excess]
+        return int(problem.caps[int(np.argmax(excess))])
+
     def prices(self, problem: Problem) -> Prices:
         """Return the dual values as prices in range, whatever sign the backend gives them."""
         free = no_prices(problem, costs=0.0 if self.excess else 1.0)

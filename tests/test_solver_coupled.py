@@ -169,8 +169,8 @@ def test_copies_that_take_no_time_leave_the_plain_sum(formulation, problem):
 
 
 def background(copies, *, copy_s, **changes):
-    """One layer and one schedule, (0,), of three steps and 1 s + 1 s fixed each."""
-    arcs = np.zeros((4, 1, 1, 1, 3, 4))
+    """One layer and three steps, 1 s + 1 s fixed each with refreshes (0,), all others slower."""
+    arcs = np.full((4, 1, 1, 1, 3, 4), 9.0)
     arcs[:, 0, 0, 0, 0, 3] = 1.0
     issued = np.zeros((3, 1, 1, 1, 3, 4))
     issued[:, 0, 0, 0, 0, 3] = copies
