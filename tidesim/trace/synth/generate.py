@@ -1,0 +1,202 @@
+"""A synthetic trace: requests of a workload, pass by pass, as the process routes them."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+import tidesim
+from tidesim.errors import SettingError
+from tidesim.model_spec import ModelSpec
+from tidesim.trace.passes import Kind, Pass, RequestInfo, Trace, TraceMeta
+from tidesim.trace.synth.decoding import positions_to_commit, probability_for
+from tidesim.trace.synth.parameters import MIXED, Parameters
+from tidesim.trace.synth.process import (
+    Biases,
+    BlockProcess,
+    decoded_tokens,
+    model_biases,
+    request_biases,
+)
+
+_CHUNK_TOKENS = 256  # of a prompt routed at once
+_HELDOUT_EVERY = 4  # in the last of so many requests of a workload
+
+
+def synthesize(
+    parameters: Parameters,
+    model: ModelSpec,
+    *,
+    requests: int,
+    gen_length: int,
+    seed: int,
+    workload: str = MIXED,
+) -> Trace:
+    """Return a synthetic trace; its passes are drawn anew, the same ones, on every iteration.
+
+    Parameters
+    ----------
+    parameters : Parameters
+    model : ModelSpec
+        Its geometry and block length; layers other than the file's take its spread over depth.
+    requests : int
+    gen_length : int
+        Tokens that every request generates.
+    seed : int
+        Draws requests: prompts, topics, tokens. Request r is the same whatever `requests` is.
+    workload : str
+        A workload of the file, or ``mixed``: all of them, request by request in turn.
+
+    Raises
+    ------
+    SettingError
+        A number out of range, an unknown workload, or more tokens than the model has positions.
+    """
+    names = _workloads(parameters, workload)
+    _check(requests=requests, gen_length=gen_length, seed=seed)
+    infos = tuple(
+        _request_info(parameters, names, request, gen_length=gen_length, seed=seed)
+        for request in range(requests)
+    )
+    for info in infos:
+        _check_positions(info, model)
+    meta = TraceMeta(
+        model=model,
+        provenance="synthetic",
+        requests=infos,
+        source=f"tidesim trace synth, parameters of {parameters.model}",
+        settings=_settings(parameters, workload=workload, gen_length=gen_length),
+        seed=seed,
+        tool_version=tidesim.__version__,
+    )
+    return Trace(meta, _Synthetic(parameters, meta))
+
+
+def _workloads(parameters: Parameters, workload: str) -> list[str]:
+    if workload == MIXED:
+        return list(parameters.workloads)
+    if workload not in parameters.workloads:
+        raise SettingError(
+            f"workload is {workload!r}, but the parameters of {parameters.model} have "
+            f"{', '.join(parameters.workloads)}; give one of them, or {MIXED}"
+        )
+    return [workload]
+
+
+def _check(*, requests: int, gen_length: int, seed: int) -> None:
+    for name, value, low, high in (
+        ("requests", requests, 1, 1_000_000),
+        ("gen_length", gen_length, 1, 1_000_000),
+        ("seed", seed, 0, (1 << 63) - 1),
+    ):
+        if not low <= value <= high:
+            raise SettingError(f"{name} is {value} but must be {low} to {high}")
+
+
+def _check_positions(info: RequestInfo, model: ModelSpec) -> None:
+    block = model.block_length
+    positions = -(-(info.prompt_tokens + info.generated_tokens) // block) * block
+    if positions > model.max_position_embeddings:
+        raise SettingError(
+            f"prompt and generation of request {info.request} fill {positions} positions, but "
+            f"{model.name} has {model.max_position_embeddings}; lower gen_length"
+        )
+
+
+def _settings(
+    parameters: Parameters, *, workload: str, gen_length: int
+) -> dict[str, str | int | float | bool | None]:
+    routing = {
+        name: getattr(parameters.routing, name).value for name in type(parameters.routing).model_fields
+    }
+    return {
+        "workload": workload,
+        "gen_length": gen_length,
+        "model_seed": parameters.model_seed,
+        **routing,
+        "spread_by_layer": ", ".join(map(str, parameters.spread_by_layer.value)),
+        **{
+            f"tokens_per_forward {name}": item.tokens_per_forward
+            for name, item in parameters.workloads.items()
+        },
+    }
+
+
+def _rng(seed: int, request: int, part: int) -> np.random.Generator:
+    return np.random.default_rng([seed, request, part])
+
+
+def _request_info(
+    parameters: Parameters, names: list[str], request: int, *, gen_length: int, seed: int
+) -> RequestInfo:
+    """Draw a prompt's length, uniform from half to one and a half times the workload's mean."""
+    turn, place = divmod(request, len(names))
+    mean = parameters.workloads[names[place]].prompt_tokens
+    low = max(1, mean // 2)
+    heldout = turn % _HELDOUT_EVERY == _HELDOUT_EVERY - 1
+    return RequestInfo(
+        request=request,
+        prompt_kind=names[place],
+        prompt_source="drawn",
+        prompt_tokens=int(_rng(seed, request, 0).integers(low, 2 * mean - low, endpoint=True)),
+        generated_tokens=gen_length,
+        split="heldout" if heldout else "train",
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Synthetic:
+    parameters: Parameters
+    meta: TraceMeta
+
+    def __iter__(self) -> Iterator[Pass]:
+        shared = model_biases(self.parameters, self.meta.model)
+        for info in self.meta.requests:
+            yield from self._request(info, shared)
+
+    def _request(self, info: RequestInfo, shared: Biases) -> Iterator[Pass]:
+        model, seed = self.meta.model, self.meta.seed or 0
+        rng = _rng(seed, info.request, 1)
+        biases = request_biases(shared, self.parameters, model, rng)
+        T = model.block_length
+        first = info.prompt_tokens // T
+        if first:
+            yield _prefill(info, biases, model=model, tokens=first * T, rng=rng)
+        per_forward = self.parameters.workloads[info.prompt_kind].tokens_per_forward
+        probability = probability_for(per_forward, T)
+        for block in range(first, -(-(info.prompt_tokens + info.generated_tokens) // T)):
+            masked = np.arange(block * T, (block + 1) * T) >= info.prompt_tokens
+            process = BlockProcess(
+                biases, self.parameters.routing, masked, model=model, rng=rng
+            )
+            yield from _block(process, info.request, block, probability=probability, rng=rng)
+
+
+def _prefill(
+    info: RequestInfo, biases: Biases, *, model: ModelSpec, tokens: int, rng: np.random.Generator
+) -> Pass:
+    counts = np.zeros((model.moe_layers, model.num_experts), dtype=np.int64)
+    row = Pass(
+        request=info.request, block=-1, step=0, kind=Kind.PREFILL, tokens=tokens, context=0
+    )
+    for start in range(0, tokens, _CHUNK_TOKENS):
+        experts = decoded_tokens(biases, min(_CHUNK_TOKENS, tokens - start), model, rng)
+        counts += replace(row, experts=experts).counts(model.num_experts)
+    return replace(row, histogram=counts.astype(np.uint32))
+
+
+def _block(
+    process: BlockProcess, request: int, block: int, *, probability: float, rng: np.random.Generator
+) -> Iterator[Pass]:
+    """Yield the denoise passes of a block and its commit pass."""
+    T, step = len(process.masked), 0
+    common = {"request": request, "block": block, "tokens": T, "context": block * T}
+    while process.masked.any():
+        committed = positions_to_commit(process.masked, probability, rng)
+        yield Pass(
+            step=step, kind=Kind.DENOISE, masked=process.masked.copy(), committed=committed,
+            experts=process.experts(), **common,
+        )
+        process.advance(committed)
+        step += 1
+    yield Pass(step=step, kind=Kind.COMMIT, experts=process.experts(), **common)

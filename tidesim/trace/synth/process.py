@@ -1,0 +1,128 @@
+"""The stochastic process: latent vectors of positions, and the router logits that follow from them.
+
+Everything is Gaussian and independent over experts and layers. A position's logits are ::
+
+    decoded   spread[l] · (popularity[l] + topic[l]) + own[l, t]
+    masked    spread[l] · (popularity[l] + topic[l] + mask[l]) + masked_std · own[l, t]
+
+`popularity` and `mask` belong to the model, `topic` to the request, `own` (unit variance, so that
+every other deviation is a multiple of it) to the position. `own` drifts at every step as a
+first-order autoregression whose coefficient depends on the phase, masked or decoded, and jumps
+when the position is decoded.
+
+Dimension letters: L mixture layers, T tokens, E experts.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from tidesim.model_spec import ModelSpec
+from tidesim.trace.synth.parameters import Parameters, Routing
+from tidesim.trace.synth.routing import Floats, select_experts
+
+Flags = npt.NDArray[np.bool_]
+Experts = npt.NDArray[np.uint16]
+
+
+@dataclass(frozen=True, slots=True)
+class Biases:
+    """What all positions of a request share.
+
+    Attributes
+    ----------
+    decoded, masked : [L, 1, E] float32
+        Added to the own part of positions in that phase.
+    """
+
+    decoded: Floats
+    masked: Floats
+
+
+def model_biases(parameters: Parameters, model: ModelSpec) -> Biases:
+    """Draw what belongs to the model: equal for every seed of a trace."""
+    rng = np.random.default_rng(parameters.model_seed)
+    routing, spread = parameters.routing, _spread(parameters, model)
+    popularity = spread * routing.popularity_std.value * _normal(rng, model)
+    mask = spread * routing.mask_std.value * _normal(rng, model)
+    return Biases(decoded=popularity, masked=popularity + mask)
+
+
+def request_biases(
+    biases: Biases, parameters: Parameters, model: ModelSpec, rng: np.random.Generator
+) -> Biases:
+    """Add a request's topic."""
+    topic = _spread(parameters, model) * parameters.routing.topic_std.value * _normal(rng, model)
+    return Biases(decoded=biases.decoded + topic, masked=biases.masked + topic)
+
+
+def _normal(rng: np.random.Generator, model: ModelSpec) -> Floats:
+    return rng.standard_normal((model.moe_layers, 1, model.num_experts), dtype=np.float32)
+
+
+def _spread(parameters: Parameters, model: ModelSpec) -> Floats:
+    """Return [L, 1, 1]: the file's spread over depth, interpolated to the model's layers."""
+    listed = parameters.spread_by_layer.value
+    depth = np.linspace(0, 1, model.moe_layers)
+    spread = np.interp(depth, np.linspace(0, 1, len(listed)), listed)
+    return spread.astype(np.float32)[:, None, None]
+
+
+def decoded_tokens(
+    biases: Biases, tokens: int, model: ModelSpec, rng: np.random.Generator
+) -> Experts:
+    """Route tokens that nothing masks, such as a prompt's, [L, T, K]."""
+    shape = (model.moe_layers, tokens, model.num_experts)
+    return select_experts(biases.decoded + rng.standard_normal(shape, dtype=np.float32), model)
+
+
+class BlockProcess:
+    """The positions of one block, pass by pass.
+
+    Parameters
+    ----------
+    biases : Biases
+    routing : Routing
+    masked : [T] bool
+        Positions masked at the start.
+    """
+
+    def __init__(
+        self,
+        biases: Biases,
+        routing: Routing,
+        masked: Flags,
+        *,
+        model: ModelSpec,
+        rng: np.random.Generator,
+    ) -> None:
+        self.biases, self.routing, self.model, self.rng = biases, routing, model, rng
+        self.masked = masked.copy()
+        self.own = self._fresh(len(masked))
+
+    def experts(self) -> Experts:
+        """Route every position as it is now, [L, T, K]."""
+        logits = self.biases.decoded + self.own
+        mask = self.masked
+        logits[:, mask] = self.biases.masked + self.routing.masked_std.value * self.own[:, mask]
+        return select_experts(logits, self.model)
+
+    def advance(self, committed: Flags) -> None:
+        """Go to the next pass: decoded positions jump, all others drift.
+
+        Parameters
+        ----------
+        committed : [T] bool
+            Positions that the pass just done writes.
+        """
+        routing = self.routing
+        kept = np.where(self.masked, routing.masked_keep.value, routing.decoded_keep.value)
+        kept = np.where(committed, routing.jump_keep.value, kept).astype(np.float32)[:, None]
+        self.own *= kept
+        self.own += np.sqrt(1 - kept * kept) * self._fresh(len(kept))
+        self.masked &= ~committed
+
+    def _fresh(self, tokens: int) -> Floats:
+        shape = (self.model.moe_layers, tokens, self.model.num_experts)
+        return self.rng.standard_normal(shape, dtype=np.float32)
