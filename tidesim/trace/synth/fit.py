@@ -1,12 +1,12 @@
 """Fit the process to statistics: damped Gauss-Newton steps on synthetic traces of equal draws.
 
-A residual is (statistic of a synthetic trace - target) / tolerance. The seed stays the same, so
-that the residuals are nearly smooth in the parameters; standard deviations move by their logarithm,
-coefficients k by the logarithm of 1 - k. Between steps every layer's spread is scaled towards the
-distinct experts it is to have.
+The loss is the mean fourth power of (statistic of a synthetic trace - target) / tolerance, so that
+the worst statistic counts most. The seed stays the same, which makes it nearly smooth in the
+parameters; standard deviations move by their logarithm, coefficients k by the logarithm of 1 - k.
+With every step each layer's spread is scaled towards the distinct experts it is to have.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,15 +16,16 @@ from tidesim.model_spec import ModelSpec
 from tidesim.trace.passes import Trace
 from tidesim.trace.synth.figures import figures
 from tidesim.trace.synth.generate import synthesize
-from tidesim.trace.synth.parameters import Kept, Parameters, Routing, Target
+from tidesim.trace.synth.parameters import Kept, Parameters, Routing
 
 Vector = npt.NDArray[np.float64]
 _ROUNDS = 8
 _DIFFERENCE = 0.1  # of the transformed parameters
 _LONGEST_STEP = 0.7
-_DAMPING = (0.03, 1.0)
+_DAMPING = (0.01, 0.1, 1.0, 10.0)  # of the mean curvature, tried in turn
 _LIMIT = 6.0  # transformed parameters stay within exp(±6)
-_SPREAD_POWER = 0.8
+_SPREAD_POWER = 0.8  # below 1, or layers would swing about their numbers
+_BY_LAYER = "late.by_layer.{}.distinct_experts.mean"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,15 +46,28 @@ class Fitted:
     parameters : Parameters
     reached : tuple of float
         The statistic of every target, of the synthetic trace that the fit looked at.
+    by_layer : tuple of float
+        Distinct experts of every layer in late steps, of the same trace.
     """
 
     parameters: Parameters
     reached: tuple[float, ...]
+    by_layer: tuple[float, ...]
+
+    @property
+    def misses(self) -> Vector:
+        """How far every statistic is from its target, in tolerances, [targets]."""
+        return np.array(
+            [
+                (value - target.value) / target.tolerance
+                for target, value in zip(self.parameters.targets, self.reached, strict=True)
+            ]
+        )
 
     @property
     def loss(self) -> float:
-        """Mean squared residual."""
-        return float(np.mean(_residuals(self.parameters.targets, self.reached) ** 2))
+        """Mean fourth power of `misses`."""
+        return float(np.mean(self.misses**4))
 
 
 def fit(
@@ -73,31 +87,29 @@ def fit(
     observe : callable
         Called after every round with its number, from 1, and the best so far.
     """
-    best = _spread_fitted(_evaluate(parameters, model, size), model, size)
+    best = _with_spread(_evaluate(parameters, model, size), model, size)
     for number in range(1, _ROUNDS + 1):
         jacobian = _jacobian(best, model, size)
         for damping in _DAMPING:
             moved = _moved(best.parameters, _step(best, jacobian, damping))
-            tried = _spread_fitted(_evaluate(moved, model, size), model, size)
+            tried = _with_spread(_evaluate(moved, model, size), model, size)
             if tried.loss < best.loss:
                 best = tried
                 break
+        else:
+            break
         observe(number, best)
     return best
 
 
-def _residuals(targets: Sequence[Target], reached: Sequence[float]) -> Vector:
-    return np.array(
-        [(value - t.value) / t.tolerance for t, value in zip(targets, reached, strict=True)]
-    )
-
-
 def _evaluate(parameters: Parameters, model: ModelSpec, size: Size) -> Fitted:
-    lengths = dict.fromkeys(t.block_length or model.block_length for t in parameters.targets)
+    native = model.block_length
+    lengths = dict.fromkeys([native, *(t.block_length or native for t in parameters.targets)])
     found = {length: _figures(parameters, model, size, length) for length in lengths}
     return Fitted(
         parameters,
-        tuple(found[t.block_length or model.block_length][t.figure] for t in parameters.targets),
+        tuple(found[t.block_length or native][t.figure] for t in parameters.targets),
+        tuple(found[native].get(_BY_LAYER.format(n), 0.0) for n in range(model.moe_layers)),
     )
 
 
@@ -114,50 +126,46 @@ def _figures(
     return figures(Trace(trace.meta, list(trace)))
 
 
-def _spread_fitted(fitted: Fitted, model: ModelSpec, size: Size) -> Fitted:
+def _with_spread(fitted: Fitted, model: ModelSpec, size: Size) -> Fitted:
     """Scale every layer's spread towards its distinct experts; the mean goes into deviations."""
     parameters = fitted.parameters
     wanted = parameters.spread_by_layer.distinct_experts
     if not wanted:
         return fitted
-    found = _figures(parameters, model, size, model.block_length)
-    is_ = [found[f"late.by_layer.{n}.distinct_experts.mean"] for n in range(len(wanted))]
-    spread = np.array(parameters.spread_by_layer.value) * (
-        np.array(is_) / np.array(wanted)
-    ) ** _SPREAD_POWER
+    ratio = np.array(fitted.by_layer) / np.array(wanted)
+    spread = np.array(parameters.spread_by_layer.value) * ratio**_SPREAD_POWER
     mean = float(spread.mean())
-    factors = tuple(np.round(spread / mean, 4).tolist())
+    shared = ("popularity_std", "topic_std", "context_std", "mask_std")
     moved = _with_values(
-        parameters,
-        {
-            name: getattr(parameters.routing, name).value * mean
-            for name in ("popularity_std", "topic_std", "mask_std")
-        },
+        parameters, {name: getattr(parameters.routing, name).value * mean for name in shared}
     )
-    by_layer = moved.spread_by_layer.model_copy(update={"value": factors})
+    by_layer = moved.spread_by_layer.model_copy(
+        update={"value": tuple(np.round(spread / mean, 4).tolist())}
+    )
     return _evaluate(moved.model_copy(update={"spread_by_layer": by_layer}), model, size)
+
+
+def _signed_squares(misses: Vector) -> Vector:
+    """Return residuals whose squares add up to the loss."""
+    return misses * np.abs(misses)
 
 
 def _jacobian(fitted: Fitted, model: ModelSpec, size: Size) -> Vector:
     """Return d residual / d transformed parameter, [targets, parameters]."""
-    names = list(Routing.model_fields)
-    targets = fitted.parameters.targets
-    here = _residuals(targets, fitted.reached)
+    here = _signed_squares(fitted.misses)
     columns = []
-    for column in range(len(names)):
-        step = np.zeros(len(names))
-        step[column] = _DIFFERENCE
+    for step in _DIFFERENCE * np.eye(len(Routing.model_fields)):
         there = _evaluate(_moved(fitted.parameters, step), model, size)
-        columns.append((_residuals(targets, there.reached) - here) / _DIFFERENCE)
+        columns.append((_signed_squares(there.misses) - here) / _DIFFERENCE)
     return np.stack(columns, axis=1)
 
 
 def _step(fitted: Fitted, jacobian: Vector, damping: float) -> Vector:
-    residuals = _residuals(fitted.parameters.targets, fitted.reached)
     normal = jacobian.T @ jacobian
     scale = damping * np.trace(normal) / len(normal)
-    step = np.linalg.solve(normal + scale * np.eye(len(normal)), -jacobian.T @ residuals)
-    return step * min(1.0, _LONGEST_STEP / np.abs(step).max())
+    downhill = -jacobian.T @ _signed_squares(fitted.misses)
+    step = np.linalg.solve(normal + scale * np.eye(len(normal)), downhill)
+    return np.asarray(step * min(1.0, _LONGEST_STEP / max(np.abs(step).max(), 1e-9)))
 
 
 def _moved(parameters: Parameters, step: Vector) -> Parameters:

@@ -1,25 +1,23 @@
 """A synthetic trace: requests of a workload, pass by pass, as the process routes them."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 
 import numpy as np
 
 import tidesim
 from tidesim.errors import SettingError
 from tidesim.model_spec import ModelSpec
-from tidesim.trace.passes import Kind, Pass, RequestInfo, Trace, TraceMeta
+from tidesim.trace.passes import Kind, Pass, RequestInfo, Trace, TraceMeta, expert_counts
 from tidesim.trace.synth.decoding import positions_to_commit, probability_for
 from tidesim.trace.synth.parameters import MIXED, Parameters
 from tidesim.trace.synth.process import (
     Biases,
     BlockProcess,
-    decoded_tokens,
     model_biases,
     request_biases,
 )
 
-_CHUNK_TOKENS = 256  # of a prompt routed at once
 _HELDOUT_EVERY = 4  # in the last of so many requests of a workload
 
 
@@ -94,8 +92,7 @@ def _check(*, requests: int, gen_length: int, seed: int) -> None:
 
 
 def _check_positions(info: RequestInfo, model: ModelSpec) -> None:
-    block = model.block_length
-    positions = -(-(info.prompt_tokens + info.generated_tokens) // block) * block
+    positions = _blocks(info, model) * model.block_length
     if positions > model.max_position_embeddings:
         raise SettingError(
             f"prompt and generation of request {info.request} fill {positions} positions, but "
@@ -155,48 +152,72 @@ class _Synthetic:
             yield from self._request(info, shared)
 
     def _request(self, info: RequestInfo, shared: Biases) -> Iterator[Pass]:
-        model, seed = self.meta.model, self.meta.seed or 0
-        rng = _rng(seed, info.request, 1)
+        model = self.meta.model
+        rng = _rng(self.meta.seed or 0, info.request, 1)
         biases = request_biases(shared, self.parameters, model, rng)
-        T = model.block_length
-        first = info.prompt_tokens // T
+
+        def block_process(block: int) -> BlockProcess:
+            positions = np.arange(block * model.block_length, (block + 1) * model.block_length)
+            masked = positions >= info.prompt_tokens
+            return BlockProcess(biases, self.parameters.routing, masked, model=model, rng=rng)
+
+        first = info.prompt_tokens // model.block_length
         if first:
-            yield _prefill(info, biases, model=model, tokens=first * T, rng=rng)
+            yield _prefill(info.request, map(block_process, range(first)), model)
         per_forward = self.parameters.workloads[info.prompt_kind].tokens_per_forward
-        probability = probability_for(per_forward, T)
-        for block in range(first, -(-(info.prompt_tokens + info.generated_tokens) // T)):
-            masked = np.arange(block * T, (block + 1) * T) >= info.prompt_tokens
-            process = BlockProcess(
-                biases, self.parameters.routing, masked, model=model, rng=rng
-            )
-            yield from _block(process, info.request, block, probability=probability, rng=rng)
+        probability = probability_for(per_forward, model.block_length)
+        for block in range(first, _blocks(info, model)):
+            yield from _block(info.request, block, block_process(block), probability, rng)
 
 
-def _prefill(
-    info: RequestInfo, biases: Biases, *, model: ModelSpec, tokens: int, rng: np.random.Generator
-) -> Pass:
+def _blocks(info: RequestInfo, model: ModelSpec) -> int:
+    return -(-(info.prompt_tokens + info.generated_tokens) // model.block_length)
+
+
+def _prefill(request: int, blocks: Iterable[BlockProcess], model: ModelSpec) -> Pass:
     counts = np.zeros((model.moe_layers, model.num_experts), dtype=np.int64)
-    row = Pass(
-        request=info.request, block=-1, step=0, kind=Kind.PREFILL, tokens=tokens, context=0
+    tokens = 0
+    for process in blocks:
+        counts += expert_counts(process.experts(), model.num_experts)
+        tokens += model.block_length
+    return Pass(
+        request=request,
+        block=-1,
+        step=0,
+        kind=Kind.PREFILL,
+        tokens=tokens,
+        context=0,
+        histogram=counts.astype(np.uint32),
     )
-    for start in range(0, tokens, _CHUNK_TOKENS):
-        experts = decoded_tokens(biases, min(_CHUNK_TOKENS, tokens - start), model, rng)
-        counts += replace(row, experts=experts).counts(model.num_experts)
-    return replace(row, histogram=counts.astype(np.uint32))
 
 
 def _block(
-    process: BlockProcess, request: int, block: int, *, probability: float, rng: np.random.Generator
+    request: int, block: int, process: BlockProcess, probability: float, rng: np.random.Generator
 ) -> Iterator[Pass]:
     """Yield the denoise passes of a block and its commit pass."""
-    T, step = len(process.masked), 0
-    common = {"request": request, "block": block, "tokens": T, "context": block * T}
+    T = len(process.masked)
+    step = 0
     while process.masked.any():
         committed = positions_to_commit(process.masked, probability, rng)
         yield Pass(
-            step=step, kind=Kind.DENOISE, masked=process.masked.copy(), committed=committed,
-            experts=process.experts(), **common,
+            request=request,
+            block=block,
+            step=step,
+            kind=Kind.DENOISE,
+            tokens=T,
+            context=block * T,
+            masked=process.masked.copy(),
+            committed=committed,
+            experts=process.experts(),
         )
         process.advance(committed)
         step += 1
-    yield Pass(step=step, kind=Kind.COMMIT, experts=process.experts(), **common)
+    yield Pass(
+        request=request,
+        block=block,
+        step=step,
+        kind=Kind.COMMIT,
+        tokens=T,
+        context=block * T,
+        experts=process.experts(),
+    )

@@ -87,6 +87,8 @@ class Routing(Strict):
 
     popularity_std: Deviation
     topic_std: Deviation
+    context_std: Deviation
+    context_keep: Kept
     mask_std: Deviation
     masked_std: Deviation
     decoded_keep: Kept

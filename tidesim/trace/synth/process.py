@@ -2,18 +2,19 @@
 
 Everything is Gaussian and independent over experts and layers. A position's logits are ::
 
-    decoded   spread[l] · (popularity[l] + topic[l]) + own[l, t]
-    masked    spread[l] · (popularity[l] + topic[l] + mask[l]) + masked_std · own[l, t]
+    decoded   spread[l] · (popularity[l] + topic[l] + context[l]) + own[l, t]
+    masked    spread[l] · (popularity[l] + topic[l] + context[l] + mask[l]) + masked_std · own[l, t]
 
-`popularity` and `mask` belong to the model, `topic` to the request, `own` (unit variance, so that
-every other deviation is a multiple of it) to the position. `own` drifts at every step as a
-first-order autoregression whose coefficient depends on the phase, masked or decoded, and jumps
-when the position is decoded.
+`popularity` and `mask` belong to the model, `topic` to the request, `context` to the block, `own`
+(unit variance, so that every other deviation is a multiple of it) to the position. `context` and
+`own` drift at every step as first-order autoregressions: what a step decodes moves all positions of
+the block a little, together and each by itself. The coefficient of `own` depends on the phase,
+masked or decoded, and it jumps when the position is decoded.
 
 Dimension letters: L mixture layers, T tokens, E experts.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -34,10 +35,12 @@ class Biases:
     ----------
     decoded, masked : [L, 1, E] float32
         Added to the own part of positions in that phase.
+    spread : [L, 1, 1] float32
     """
 
     decoded: Floats
     masked: Floats
+    spread: Floats
 
 
 def model_biases(parameters: Parameters, model: ModelSpec) -> Biases:
@@ -46,15 +49,15 @@ def model_biases(parameters: Parameters, model: ModelSpec) -> Biases:
     routing, spread = parameters.routing, _spread(parameters, model)
     popularity = spread * routing.popularity_std.value * _normal(rng, model)
     mask = spread * routing.mask_std.value * _normal(rng, model)
-    return Biases(decoded=popularity, masked=popularity + mask)
+    return Biases(decoded=popularity, masked=popularity + mask, spread=spread)
 
 
 def request_biases(
     biases: Biases, parameters: Parameters, model: ModelSpec, rng: np.random.Generator
 ) -> Biases:
     """Add a request's topic."""
-    topic = _spread(parameters, model) * parameters.routing.topic_std.value * _normal(rng, model)
-    return Biases(decoded=biases.decoded + topic, masked=biases.masked + topic)
+    topic = biases.spread * parameters.routing.topic_std.value * _normal(rng, model)
+    return replace(biases, decoded=biases.decoded + topic, masked=biases.masked + topic)
 
 
 def _normal(rng: np.random.Generator, model: ModelSpec) -> Floats:
@@ -69,14 +72,6 @@ def _spread(parameters: Parameters, model: ModelSpec) -> Floats:
     return spread.astype(np.float32)[:, None, None]
 
 
-def decoded_tokens(
-    biases: Biases, tokens: int, model: ModelSpec, rng: np.random.Generator
-) -> Experts:
-    """Route tokens that nothing masks, such as a prompt's, [L, T, K]."""
-    shape = (model.moe_layers, tokens, model.num_experts)
-    return select_experts(biases.decoded + rng.standard_normal(shape, dtype=np.float32), model)
-
-
 class BlockProcess:
     """The positions of one block, pass by pass.
 
@@ -85,7 +80,7 @@ class BlockProcess:
     biases : Biases
     routing : Routing
     masked : [T] bool
-        Positions masked at the start.
+        Positions masked at the start; none for tokens of a prompt.
     """
 
     def __init__(
@@ -99,13 +94,15 @@ class BlockProcess:
     ) -> None:
         self.biases, self.routing, self.model, self.rng = biases, routing, model, rng
         self.masked = masked.copy()
+        self.context = self._fresh(1)
         self.own = self._fresh(len(masked))
 
     def experts(self) -> Experts:
         """Route every position as it is now, [L, T, K]."""
-        logits = self.biases.decoded + self.own
-        mask = self.masked
-        logits[:, mask] = self.biases.masked + self.routing.masked_std.value * self.own[:, mask]
+        biases, mask = self.biases, self.masked
+        logits = biases.decoded + self.own
+        logits[:, mask] = biases.masked + self.routing.masked_std.value * self.own[:, mask]
+        logits += biases.spread * self.routing.context_std.value * self.context
         return select_experts(logits, self.model)
 
     def advance(self, committed: Flags) -> None:
@@ -119,9 +116,14 @@ class BlockProcess:
         routing = self.routing
         kept = np.where(self.masked, routing.masked_keep.value, routing.decoded_keep.value)
         kept = np.where(committed, routing.jump_keep.value, kept).astype(np.float32)[:, None]
-        self.own *= kept
-        self.own += np.sqrt(1 - kept * kept) * self._fresh(len(kept))
+        self.own = self._drifted(self.own, kept)
+        self.context = self._drifted(self.context, np.float32(routing.context_keep.value))
         self.masked &= ~committed
+
+    def _drifted(self, latent: Floats, kept: Floats | np.float32) -> Floats:
+        """Return a latent of unit variance a step on, of correlation `kept` with itself before."""
+        moved = kept * latent + np.sqrt(1 - kept * kept) * self._fresh(latent.shape[1])
+        return np.asarray(moved)
 
     def _fresh(self, tokens: int) -> Floats:
         shape = (self.model.moe_layers, tokens, self.model.num_experts)
