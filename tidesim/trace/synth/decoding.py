@@ -4,6 +4,7 @@ Every masked position is decoded with the same probability at every step, at lea
 the threshold rule with confidences drawn anew. The probability follows from tokens per forward.
 """
 
+from functools import cache
 from math import comb
 
 import numpy as np
@@ -34,6 +35,7 @@ def expected_steps(positions: int, probability: float) -> float:
     return steps[positions]
 
 
+@cache
 def probability_for(tokens_per_forward: float, positions: int) -> float:
     """Return the probability with which blocks take `positions` / `tokens_per_forward` steps.
 

@@ -7,6 +7,7 @@ from tidesim.trace.passes import Trace, Window
 from tidesim.trace.stats import trace_stats
 
 LAGS = (0, 1, 2, 3, 5)
+FULL_LAGS = (1, 5)
 _LATE_SHARE = 8  # a pass is late when at most an eighth of the block is masked: 4 of 32
 
 
@@ -30,7 +31,7 @@ def figures(trace: Trace) -> dict[str, float]:
     views = {
         "block": trace_stats(trace, window=Window.BLOCK, lags=LAGS),
         "late": trace_stats(trace, window=Window.BLOCK, lags=LAGS, masked_at_most=late),
-        "full": trace_stats(trace, window=Window.FULL, lags=LAGS),
+        "full": trace_stats(trace, window=Window.FULL, lags=FULL_LAGS),
     }
     return {
         f"{view}.{name}": value

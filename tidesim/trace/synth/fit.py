@@ -19,11 +19,11 @@ from tidesim.trace.synth.generate import synthesize
 from tidesim.trace.synth.parameters import Kept, Parameters, Routing
 
 Vector = npt.NDArray[np.float64]
-_ROUNDS = 8
+ROUNDS = 8
 _DIFFERENCE = 0.1  # of the transformed parameters
 _LONGEST_STEP = 0.7
 _DAMPING = (0.01, 0.1, 1.0, 10.0)  # of the mean curvature, tried in turn
-_LIMIT = 6.0  # transformed parameters stay within exp(±6)
+_LIMIT = 9.0  # transformed parameters stay within ±9
 _SPREAD_POWER = 0.8  # below 1, or layers would swing about their numbers
 _BY_LAYER = "late.by_layer.{}.distinct_experts.mean"
 
@@ -75,6 +75,7 @@ def fit(
     model: ModelSpec,
     size: Size,
     *,
+    rounds: int = ROUNDS,
     observe: Callable[[int, Fitted], None] = lambda _round, _fitted: None,
 ) -> Fitted:
     """Fit routing numbers and spread to the targets of `parameters`, starting from its numbers.
@@ -84,11 +85,13 @@ def fit(
     parameters : Parameters
     model : ModelSpec
     size : Size
+    rounds : int
+        Steps at most; fewer where no step helps any more.
     observe : callable
         Called after every round with its number, from 1, and the best so far.
     """
     best = _with_spread(_evaluate(parameters, model, size), model, size)
-    for number in range(1, _ROUNDS + 1):
+    for number in range(1, rounds + 1):
         jacobian = _jacobian(best, model, size)
         for damping in _DAMPING:
             moved = _moved(best.parameters, _step(best, jacobian, damping))
@@ -118,10 +121,11 @@ def _figures(
 ) -> dict[str, float]:
     trace = synthesize(
         parameters,
-        model.model_copy(update={"block_length": block_length}),
+        model,
         requests=size.requests,
         gen_length=size.gen_length,
         seed=size.seed,
+        block_length=block_length,
     )
     return figures(Trace(trace.meta, list(trace)))
 
@@ -183,6 +187,4 @@ def _with_values(parameters: Parameters, values: dict[str, float]) -> Parameters
         name: getattr(parameters.routing, name).model_copy(update={"value": round(value, 5)})
         for name, value in values.items()
     }
-    return parameters.model_copy(
-        update={"routing": parameters.routing.model_copy(update=numbers)}
-    )
+    return parameters.model_copy(update={"routing": parameters.routing.model_copy(update=numbers)})

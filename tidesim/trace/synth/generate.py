@@ -29,6 +29,7 @@ def synthesize(
     gen_length: int,
     seed: int,
     workload: str = MIXED,
+    block_length: int | None = None,
 ) -> Trace:
     """Return a synthetic trace; its passes are drawn anew, the same ones, on every iteration.
 
@@ -36,7 +37,7 @@ def synthesize(
     ----------
     parameters : Parameters
     model : ModelSpec
-        Its geometry and block length; layers other than the file's take its spread over depth.
+        Its geometry; other layers than the file's take its spread over depth.
     requests : int
     gen_length : int
         Tokens that every request generates.
@@ -44,6 +45,8 @@ def synthesize(
         Draws requests: prompts, topics, tokens. Request r is the same whatever `requests` is.
     workload : str
         A workload of the file, or ``mixed``: all of them, request by request in turn.
+    block_length : int, optional
+        Instead of the model's.
 
     Raises
     ------
@@ -51,7 +54,9 @@ def synthesize(
         A number out of range, an unknown workload, or more tokens than the model has positions.
     """
     names = _workloads(parameters, workload)
-    _check(requests=requests, gen_length=gen_length, seed=seed)
+    if block_length is not None:
+        model = model.model_copy(update={"block_length": block_length})
+    _check(requests, gen_length, seed, model.block_length)
     infos = tuple(
         _request_info(parameters, names, request, gen_length=gen_length, seed=seed)
         for request in range(requests)
@@ -81,8 +86,9 @@ def _workloads(parameters: Parameters, workload: str) -> list[str]:
     return [workload]
 
 
-def _check(*, requests: int, gen_length: int, seed: int) -> None:
+def _check(requests: int, gen_length: int, seed: int, block_length: int) -> None:
     for name, value, low, high in (
+        ("block_length", block_length, 1, 1024),
         ("requests", requests, 1, 1_000_000),
         ("gen_length", gen_length, 1, 1_000_000),
         ("seed", seed, 0, (1 << 63) - 1),
@@ -104,7 +110,8 @@ def _settings(
     parameters: Parameters, *, workload: str, gen_length: int
 ) -> dict[str, str | int | float | bool | None]:
     routing = {
-        name: getattr(parameters.routing, name).value for name in type(parameters.routing).model_fields
+        name: getattr(parameters.routing, name).value
+        for name in type(parameters.routing).model_fields
     }
     return {
         "workload": workload,

@@ -3,7 +3,7 @@
 import json
 import tomllib
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Final, Literal, Self
 
 from pydantic import Field, ValidationError, model_validator
 
@@ -11,7 +11,7 @@ from tidesim.errors import FormatError
 from tidesim.resources import find, write_text
 from tidesim.strict import Strict, sentence
 
-FORMAT = "tidesim-synth"
+FORMAT: Final = "tidesim-synth"
 VERSION = 1
 KIND = "traces/synth"
 MIXED = "mixed"  # all workloads of a file, request by request in turn
