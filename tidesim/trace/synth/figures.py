@@ -12,7 +12,7 @@ _LATE_SHARE = 8  # a pass is late when at most an eighth of the block is masked:
 
 
 def figures(trace: Trace) -> dict[str, float]:
-    """Return the statistics of a trace under names such as ``late.cosine.1``.
+    """Return the statistics of a trace under names such as ``late.cosine.1``; memory holds it.
 
     Names begin with ``block`` (all passes, window block), ``late`` (passes with at most an eighth
     of the block masked, window block) or ``full`` (all passes, window full) and go on as the keys
@@ -27,6 +27,7 @@ def figures(trace: Trace) -> dict[str, float]:
     FormatError, SettingError
         As `trace_stats`.
     """
+    trace = Trace(trace.meta, list(trace))  # looked at three times, and drawing it is slow
     late = trace.meta.model.block_length // _LATE_SHARE
     views = {
         "block": trace_stats(trace, window=Window.BLOCK, lags=LAGS),

@@ -13,7 +13,6 @@ import numpy as np
 import numpy.typing as npt
 
 from tidesim.model_spec import ModelSpec
-from tidesim.trace.passes import Trace
 from tidesim.trace.synth.figures import figures
 from tidesim.trace.synth.generate import synthesize
 from tidesim.trace.synth.parameters import Kept, Parameters, Routing
@@ -119,15 +118,16 @@ def _evaluate(parameters: Parameters, model: ModelSpec, size: Size) -> Fitted:
 def _figures(
     parameters: Parameters, model: ModelSpec, size: Size, block_length: int
 ) -> dict[str, float]:
-    trace = synthesize(
-        parameters,
-        model,
-        requests=size.requests,
-        gen_length=size.gen_length,
-        seed=size.seed,
-        block_length=block_length,
+    return figures(
+        synthesize(
+            parameters,
+            model,
+            requests=size.requests,
+            gen_length=size.gen_length,
+            seed=size.seed,
+            block_length=block_length,
+        )
     )
-    return figures(Trace(trace.meta, list(trace)))
 
 
 def _with_spread(fitted: Fitted, model: ModelSpec, size: Size) -> Fitted:

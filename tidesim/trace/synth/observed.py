@@ -22,7 +22,7 @@ from tidesim.trace.synth.parameters import (
 
 _START = "llada2.0-flash"  # bundled parameters whose routing numbers a fit starts from
 _UNNAMED = "captured"
-_TENTH, _LEAST = 0.1, 0.01  # tolerances: of a share's distance to 0 or 1, and at least
+_SHARE, _COSINE = 0.05, 0.02  # tolerances: of a value, and of cosines, which are near 1
 
 
 def parameters_of(trace: Trace, *, name: str, requests: int) -> tuple[Parameters, Trace, Size]:
@@ -126,17 +126,12 @@ def _targets(found: dict[str, float], model: ModelSpec, name: str) -> tuple[Targ
         Target(
             figure=figure,
             value=round(found[figure], 5),
-            tolerance=round(_tolerance(found[figure]), 5),
+            tolerance=_COSINE if "cosine" in figure else round(_SHARE * found[figure], 5),
             source=name,
         )
         for figure in _names(model)
         if found.get(figure)
     )
-
-
-def _tolerance(value: float) -> float:
-    share = value <= 1
-    return max(_LEAST, _TENTH * min(value, 1 - value)) if share else value * _TENTH / 2
 
 
 def _names(model: ModelSpec) -> list[str]:

@@ -31,7 +31,7 @@ class Deviation(Number):
 
 
 class Kept(Number):
-    """A coefficient of an autoregression: the correlation between one step and the next."""
+    """A correlation, such as of one step and the next, or a probability."""
 
     value: float = Field(ge=0, le=1)
 
@@ -94,6 +94,8 @@ class Routing(Strict):
     decoded_keep: Kept
     masked_keep: Kept
     jump_keep: Kept
+    repeat_share: Kept
+    repeat_keep: Kept
 
 
 class Parameters(Strict):

@@ -9,7 +9,8 @@ Everything is Gaussian and independent over experts and layers. A position's log
 (unit variance, so that every other deviation is a multiple of it) to the position. `context` and
 `own` drift at every step as first-order autoregressions: what a step decodes moves all positions of
 the block a little, together and each by itself. The coefficient of `own` depends on the phase,
-masked or decoded, and it jumps when the position is decoded.
+masked or decoded, and it jumps when the position is decoded: with probability `repeat_share` to near
+the `own` of a position decoded before, as equal tokens of a text route nearly alike.
 
 Dimension letters: L mixture layers, T tokens, E experts.
 """
@@ -24,6 +25,7 @@ from tidesim.trace.synth.parameters import Parameters, Routing
 from tidesim.trace.synth.routing import Floats, select_experts
 
 Flags = npt.NDArray[np.bool_]
+Positions = npt.NDArray[np.int64]
 Experts = npt.NDArray[np.uint16]
 
 
@@ -96,6 +98,8 @@ class BlockProcess:
         self.masked = masked.copy()
         self.context = self._fresh(1)
         self.own = self._fresh(len(masked))
+        given = np.flatnonzero(~masked)
+        self._repeat(self.own, given, before=given[:0])
 
     def experts(self) -> Experts:
         """Route every position as it is now, [L, T, K]."""
@@ -116,15 +120,30 @@ class BlockProcess:
         routing = self.routing
         kept = np.where(self.masked, routing.masked_keep.value, routing.decoded_keep.value)
         kept = np.where(committed, routing.jump_keep.value, kept).astype(np.float32)[:, None]
-        self.own = self._drifted(self.own, kept)
-        self.context = self._drifted(self.context, np.float32(routing.context_keep.value))
+        moves = self._fresh(len(kept))
+        self._repeat(moves, np.flatnonzero(committed), before=np.flatnonzero(~self.masked))
+        self.own = _drifted(self.own, kept, moves)
+        context_keep = np.float32(routing.context_keep.value)
+        self.context = _drifted(self.context, context_keep, self._fresh(1))
         self.masked &= ~committed
 
-    def _drifted(self, latent: Floats, kept: Floats | np.float32) -> Floats:
-        """Return a latent of unit variance a step on, of correlation `kept` with itself before."""
-        moved = kept * latent + np.sqrt(1 - kept * kept) * self._fresh(latent.shape[1])
-        return np.asarray(moved)
+    def _repeat(self, moves: Floats, positions: Positions, *, before: Positions) -> None:
+        """Draw which newly decoded positions repeat another, and pull their moves towards it."""
+        routing, known = self.routing, before.tolist()
+        repeats = self.rng.random(len(positions)) < routing.repeat_share.value
+        keep = np.float32(routing.repeat_keep.value)
+        for position, repeated in zip(positions.tolist(), repeats.tolist(), strict=True):
+            if repeated and known:
+                other = known[self.rng.integers(len(known))]
+                model = moves if other in positions else self.own
+                moves[:, position] = _drifted(model[:, other], keep, moves[:, position])
+            known.append(position)
 
     def _fresh(self, tokens: int) -> Floats:
         shape = (self.model.moe_layers, tokens, self.model.num_experts)
         return self.rng.standard_normal(shape, dtype=np.float32)
+
+
+def _drifted(latent: Floats, kept: Floats | np.float32, moves: Floats) -> Floats:
+    """Return a latent of unit variance moved on, of correlation `kept` with itself before."""
+    return np.asarray(kept * latent + np.sqrt(1 - kept * kept) * moves)
