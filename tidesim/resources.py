@@ -10,7 +10,7 @@ from pathlib import Path
 from tidesim.errors import NotFoundError, OutputError
 
 _PACKAGE = Path(__file__).resolve().parent
-SUFFIXES = {"traces": ".parquet", "hwprofiles": ".toml"}
+SUFFIXES = {"traces": ".parquet", "traces/synth": ".toml", "hwprofiles": ".toml"}
 
 
 def data_dir(kind: str) -> Path:
@@ -19,7 +19,7 @@ def data_dir(kind: str) -> Path:
     Parameters
     ----------
     kind : str
-        ``"traces"`` or ``"hwprofiles"``.
+        A key of `SUFFIXES`.
     """
     installed = _PACKAGE / "_data" / kind
     return installed if installed.is_dir() else _PACKAGE.parent / kind

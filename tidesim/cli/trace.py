@@ -5,6 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
+from tidesim.cli import synthesis
 from tidesim.cli.common import (
     Json,
     Split,
@@ -26,7 +27,10 @@ from tidesim.trace.info import trace_info
 from tidesim.trace.passes import Trace, Window
 from tidesim.trace.stats import trace_stats
 
-app = typer.Typer(help="Look into traces, and import them.", no_args_is_help=True)
+app = typer.Typer(
+    help="Look into traces, import others' and draw synthetic ones.", no_args_is_help=True
+)
+synthesis.register(app)
 
 
 @app.command("info")

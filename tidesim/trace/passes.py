@@ -73,10 +73,21 @@ class Pass:
         if self.experts is None:
             msg = "a pass needs experts or a histogram"
             raise AssertionError(msg)
-        layers = self.experts.shape[0]
-        offset = np.arange(layers, dtype=np.int64)[:, None] * num_experts
-        flat = (self.experts.reshape(layers, -1) + offset).ravel()
-        return np.bincount(flat, minlength=layers * num_experts).reshape(layers, num_experts)
+        return expert_counts(self.experts, num_experts)
+
+
+def expert_counts(experts: npt.NDArray[np.uint16], num_experts: int) -> Counts:
+    """Return how many tokens each expert serves, [L, E].
+
+    Parameters
+    ----------
+    experts : [L, T, K] uint16
+    num_experts : int
+    """
+    layers = experts.shape[0]
+    offset = np.arange(layers, dtype=np.int64)[:, None] * num_experts
+    flat = (experts.reshape(layers, -1) + offset).ravel()
+    return np.bincount(flat, minlength=layers * num_experts).reshape(layers, num_experts)
 
 
 class RequestInfo(BaseModel):

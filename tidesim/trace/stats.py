@@ -9,7 +9,7 @@ import numpy as np
 from tidesim.errors import SettingError
 from tidesim.model_spec import ModelSpec
 from tidesim.trace.passes import Counts, Trace, Window
-from tidesim.trace.similarity import popularity
+from tidesim.trace.similarity import Floats, popularity
 from tidesim.trace.tally import Ratios, add_between, add_block, blocks
 
 DEFAULT_LAGS = (0, 1, 2, 5)
@@ -94,6 +94,8 @@ class TraceStats:
         Cosine of equal steps of consecutive blocks.
     popularity : {k: x}
         Share of all hits by the k most used experts of a layer, mean over layers.
+    popularity_in_block : {k: x}
+        The same within one block: mean over layers and blocks.
     single_token_share : float or None
         Share of active experts that serve exactly one token.
     masked, decoded : GroupStats
@@ -122,6 +124,7 @@ class TraceStats:
     last_to_next_first: float | None
     same_step: float | None
     popularity: Curve
+    popularity_in_block: Curve
     single_token_share: float | None
     masked: GroupStats
     decoded: GroupStats
@@ -151,6 +154,7 @@ class TraceStats:
                 "same_step": self.same_step,
             },
             "popularity": _keys_to_text(self.popularity),
+            "popularity_in_block": _keys_to_text(self.popularity_in_block),
             "single_token_share": self.single_token_share,
             "masked": self.masked.to_json(),
             "decoded": self.decoded.to_json(),
@@ -212,6 +216,7 @@ def trace_stats(
         top_k=model.num_experts_per_tok,
         requests=len(trace.meta.requests),
         popularity=_popularity(totals),
+        popularity_in_block=_at(ratios.by_layer("popularity"), _sizes(model.num_experts)),
         by_layer=tuple(_layer(ratios, layer, lags) for layer in range(model.moe_layers)),
         **_summary(ratios, lags, budgets),
     )
@@ -302,7 +307,14 @@ def _group(ratios: Ratios, group: str) -> GroupStats:
 
 def _popularity(totals: Counts) -> Curve:
     powers = [1 << bit for bit in range(totals.shape[1].bit_length())]  # 1, 2, 4 … up to E
-    if not totals.any():
-        return dict.fromkeys(powers)
-    shares = popularity(totals)
-    return {k: float(shares[k - 1]) for k in powers}
+    return _at(popularity(totals) if totals.any() else None, powers)
+
+
+def _sizes(num_experts: int) -> list[int]:
+    """Return 1, 2, 3, 4, 6, 8, 12 … up to the number of experts."""
+    bits = range(num_experts.bit_length())
+    return [k for bit in bits for k in (1 << bit, 3 << bit) if k <= num_experts]
+
+
+def _at(shares: Floats | None, sizes: Sequence[int]) -> Curve:
+    return {k: None if shares is None else float(shares[k - 1]) for k in sorted(sizes)}

@@ -17,6 +17,7 @@ from tidesim.trace.similarity import (
     hits,
     jaccard,
     pairs_at_lag,
+    popularity,
     ranking,
     shared_experts,
 )
@@ -139,7 +140,8 @@ def add_block(
     """Add what one block says.
 
     Fractions named ``stored_steps``, ``distinct``, ``distinct_squared``, ``single``, ``(cosine, lag)``,
-    ``(jaccard, lag)``, ``(hits, lag, budget)``, ``(overlap, lag)`` and those of `_add_groups`.
+    ``(jaccard, lag)``, ``(hits, lag, budget)``, ``(overlap, lag)``, ``popularity`` ([E]) and those of
+    `_add_groups`.
     """
     S = len(block.steps)
     active = (block.counts > 0).sum(axis=-1)  # [S, L]
@@ -148,6 +150,8 @@ def add_block(
     ratios.add("distinct", active.sum(axis=0), S)
     ratios.add("distinct_squared", (active * active).sum(axis=0), S)
     ratios.add("single", int((block.counts == 1).sum()), int(active.sum()))
+    if S:
+        ratios.add("popularity", popularity(block.counts.sum(axis=0)), 1)
     for lag in lags:
         i, j = pairs_at_lag(block.steps, lag)
         a, b = block.counts[i], block.counts[j]  # [P, L, E]

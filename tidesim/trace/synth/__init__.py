@@ -1,0 +1,1 @@
+"""Synthetic traces: a stochastic process over tokens, its parameters, and their fit."""
