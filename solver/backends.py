@@ -7,8 +7,11 @@ from enum import StrEnum
 
 import pulp
 
-from solver.problem import BackendError, ProblemError
+from solver.errors import BackendError, ProblemError
 from solver.solution import Backend
+
+#: Accuracy expected of a backend, relative to the unit its objective is counted in.
+BACKEND_ACCURACY = 1e-5
 
 
 class Ending(StrEnum):
@@ -120,3 +123,27 @@ def describe(ending: Ending, limits: Limits, backend: Backend, *, listed: str) -
         f"{backend.upper()} stopped after {limits.time_limit_s:g} s without a proof; "
         f"answer and bound come from listing {listed}."
     )
+
+
+def confirm(
+    ending: Ending, found_s: float | None, *, best_s: float | None, gap: float, unit_s: float
+) -> None:
+    """Compare what a backend claims with the best of a list; None stands for no answer.
+
+    Raises
+    ------
+    BackendError
+        If the two contradict each other.
+    """
+    if ending is Ending.INFEASIBLE and best_s is not None:
+        raise BackendError(
+            f"The backend found no answer, but a listed choice takes {best_s:g} s: report this."
+        )
+    if ending is not Ending.PROVED:
+        return
+    if found_s is None or best_s is None:
+        raise BackendError("The backend proved an answer that breaks a constraint: report this.")
+    if found_s > best_s / (1 - gap) + BACKEND_ACCURACY * unit_s:
+        raise BackendError(
+            f"The backend proved {found_s:g} s, but a listed choice takes {best_s:g} s: report this."
+        )

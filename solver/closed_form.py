@@ -2,9 +2,11 @@
 
 import numpy as np
 
+from solver.checks import FloatArray
+from solver.errors import ProblemError
 from solver.intervals import preferred, refresh_steps
-from solver.problem import ClosedFormTerms, FloatArray, Problem, ProblemError
-from solver.solution import Backend, Formulation, Solution, Status, infeasible
+from solver.problem import ClosedFormTerms, Problem
+from solver.solution import NO_MODEL, Backend, Formulation, Solution, Status, infeasible
 
 
 def closed_form_costs_s(terms: ClosedFormTerms) -> FloatArray:
@@ -56,8 +58,8 @@ def solve_closed_form(problem: Problem, *, backend: Backend) -> Solution:
 
 def _answer(problem: Problem, terms: ClosedFormTerms, backend: Backend) -> Solution:
     costs_s = closed_form_costs_s(terms)
-    interval, _ = preferred(costs_s[: max(1, problem.steps - 1), None])
-    objective_s = float(costs_s[interval - 1])
+    row, _ = preferred(costs_s[: max(1, problem.steps - 1), None])
+    interval, objective_s = row + 1, float(costs_s[row])
     return Solution(
         formulation=Formulation.CLOSED_FORM,
         backend=backend,
@@ -67,10 +69,10 @@ def _answer(problem: Problem, terms: ClosedFormTerms, backend: Backend) -> Solut
         gap=0.0,
         seconds=0.0,
         budget=(terms.budget,) * problem.layers,
+        promotions=(None,) * problem.layers,
         refresh_steps=(refresh_steps(problem.steps, interval),) * problem.layers,
         interval=interval,
-        variables=0,
-        constraints=0,
+        **NO_MODEL,
         cost_by_interval_s=tuple(costs_s.tolist()),
         message=f"Interval {interval} has the smallest closed-form time of all intervals below "
         f"{max(2, problem.steps)}.",

@@ -1,121 +1,128 @@
-"""Variables and constraint families of the integer models, one function each.
+"""Constraint families of the master model, one function each.
 
-Names and letters are those of FORMULATION.md. A *row* is a set of layers that share one schedule:
-``uniform`` has one row of all layers. Arc variables are keyed (row, option, i, j).
+Names and letters are those of FORMULATION.md. Columns stand behind binaries x; every coupling is
+written so that its dual value is at least 0 in a minimisation.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import TypeVar
+from collections.abc import Sequence
 
 import pulp
 
-from solver.intervals import Arc
-from solver.problem import FloatArray
+from solver.checks import FloatArray
 
-ArcKey = tuple[int, int, int, int]
-ArcVariables = dict[ArcKey, pulp.LpVariable]
-IntervalKey = tuple[int, int, int]  # row, interval, option
-Chosen = Sequence[Sequence[pulp.LpAffineExpression | pulp.LpVariable]]  # y[row][option]
-
-Key = TypeVar("Key", bound=tuple[int, ...])
+Terms = list[tuple[pulp.LpVariable, float]]
+Rows = list[pulp.LpConstraint]
 
 
-def arc_variables(
-    model: pulp.LpProblem, arcs: Iterable[Arc], *, rows: int, options: int
-) -> ArcVariables:
-    """Create z[r,k,i,j] in [0, 1]: row r at option k refreshes at step i and next at j."""
-    return {
-        (row, option, start, end): model.add_variable(f"z_{row}_{option}_{start}_{end}", 0, 1)
-        for start, end in arcs
-        for row in range(rows)
-        for option in range(options)
-    }
+def objective(model: pulp.LpProblem, terms: Terms) -> None:
+    """Minimise the sum of the terms."""
+    model.setObjective(pulp.LpAffineExpression(terms))
 
 
-def option_variables(
-    model: pulp.LpProblem, *, rows: int, options: int
-) -> list[list[pulp.LpVariable]]:
-    """Create y[r][k] in {0, 1}: row r has option k."""
+def choose_one(model: pulp.LpProblem, x: Sequence[pulp.LpVariable], *, row: int) -> None:
+    """Take exactly one of the columns of a row."""
+    model.addConstraint(pulp.lpSum(x) == 1, f"choose_one_{row}")
+
+
+def memory(
+    model: pulp.LpProblem, x: Sequence[pulp.LpVariable], *, sizes: Sequence[int], slots: int
+) -> Rows:
+    """Keep the slots of all layers within those that fit the GPU.
+
+    Counted in slots, not bytes, so every coefficient is a small exact integer.
+    """
+    return [_at_least(model, "memory", _terms(x, [-size for size in sizes]), -slots)]
+
+
+def copies(
+    model: pulp.LpProblem,
+    x: Sequence[pulp.LpVariable],
+    *,
+    promotions: FloatArray,
+    caps: FloatArray,
+    excess: Sequence[pulp.LpVariable],
+) -> Rows:
+    """Keep the promotions of each capped step within its cap, or pay for the excess.
+
+    ``promotions`` are [columns, steps], ``caps`` [steps], both relative to the steps' scales;
+    ``excess`` is empty where a cap may not be exceeded.
+    """
+    rows = []
+    for step, cap in enumerate(caps.tolist()):
+        terms = _terms(x, (-promotions[:, step]).tolist())
+        terms += [(excess[step], 1.0)] if excess else []
+        rows.append(_at_least(model, f"copies_{step}", terms, -cap))
+    return rows
+
+
+def worst(
+    model: pulp.LpProblem,
+    x: Sequence[pulp.LpVariable],
+    *,
+    slowest: pulp.LpVariable,
+    request_s: FloatArray,
+    fixed_s: FloatArray,
+) -> Rows:
+    """Keep the slowest request no faster than any; ``request_s`` is [columns, R]."""
     return [
-        [model.add_variable(f"y_{row}_{option}", cat=pulp.LpBinary) for option in range(options)]
-        for row in range(rows)
+        _at_least(
+            model,
+            f"worst_{request}",
+            [(slowest, 1.0), *_terms(x, (-request_s[:, request]).tolist())],
+            fixed,
+        )
+        for request, fixed in enumerate(fixed_s.tolist())
     ]
 
 
-def objective(
+def compute(
     model: pulp.LpProblem,
-    taken: Mapping[Key, pulp.LpVariable],
+    x: Sequence[pulp.LpVariable],
     *,
-    cost_s: FloatArray,
-    unit_s: float,
-) -> None:
-    """Minimise the time of what is taken, counted in ``unit_s`` to suit solver tolerances.
-
-    ``taken`` is keyed by the indices of ``cost_s``: arcs [R, K, T, T + 1] or options [R, K].
-    """
-    costs = cost_s / unit_s
-    model.setObjective(pulp.LpAffineExpression([(taken[key], float(costs[key])) for key in taken]))
-
-
-def choose_one(model: pulp.LpProblem, choices: Iterable[pulp.LpVariable], *, row: int) -> None:
-    """Take exactly one of the ``choices`` of a row."""
-    model.addConstraint(pulp.lpSum(choices) == 1, f"choose_one_{row}")
-
-
-def budget(model: pulp.LpProblem, z: ArcVariables, *, chosen: Chosen) -> None:
-    """Send one unit of flow out of step 0, at the option its row has chosen."""
-    leaving: dict[tuple[int, int], list[pulp.LpVariable]] = {}
-    for (row, option, start, _), variable in z.items():
-        if start == 0:
-            leaving.setdefault((row, option), []).append(variable)
-    for (row, option), variables in leaving.items():
-        share = chosen[row][option]
-        model.addConstraint(pulp.lpSum(variables) == share, f"budget_{row}_{option}")
-
-
-def flow(model: pulp.LpProblem, z: ArcVariables) -> None:
-    """Conserve flow at every inner step of every row and option: what arrives, leaves."""
-    inner = {start for _, _, start, _ in z} & {end for _, _, _, end in z}
-    balance: dict[tuple[int, int, int], list[tuple[pulp.LpVariable, int]]] = {}
-    for (row, option, start, end), variable in z.items():
-        if start in inner:
-            balance.setdefault((row, option, start), []).append((variable, -1))
-        if end in inner:
-            balance.setdefault((row, option, end), []).append((variable, 1))
-    for (row, option, step), terms in balance.items():
-        model.addConstraint(pulp.LpAffineExpression(terms) == 0, f"flow_{row}_{option}_{step}")
+    lasts: Sequence[pulp.LpVariable],
+    step_s: FloatArray,
+    fixed_s: FloatArray,
+) -> Rows:
+    """Make each step last as long as its passes; ``step_s`` is [columns, T + 1]."""
+    return [
+        _at_least(
+            model,
+            f"compute_{step}",
+            [(lasts[step], 1.0), *_terms(x, (-step_s[:, step]).tolist())],
+            fixed,
+        )
+        for step, fixed in enumerate(fixed_s.tolist())
+    ]
 
 
 def link(
     model: pulp.LpProblem,
-    z: ArcVariables,
+    x: Sequence[pulp.LpVariable],
     *,
-    choices: Mapping[IntervalKey, pulp.LpVariable],
-    users: Mapping[Arc, Sequence[int]],
-) -> None:
-    """Open an arc only where the interval and option chosen for its row walk it."""
-    for (row, option, start, end), variable in z.items():
-        walkers = pulp.lpSum(choices[row, interval, option] for interval in users[start, end])
-        model.addConstraint(variable <= walkers, f"link_{row}_{option}_{start}_{end}")
+    lasts: Sequence[pulp.LpVariable],
+    backlog: Sequence[pulp.LpVariable],
+    copies_s: FloatArray,
+) -> Rows:
+    """Carry the copies a step does not hide into the next, which lasts until they are in.
 
-
-def memory(
-    model: pulp.LpProblem,
-    chosen: Chosen,
-    *,
-    budgets: Sequence[int],
-    layers: Sequence[int],
-    slots: int,
-) -> None:
-    """Keep the slots of all layers within those that fit the GPU.
-
-    Counted in slots, not bytes, so every coefficient is a small exact integer. ``layers`` is the
-    number of layers in each row.
+    ``backlog`` are q_1..q_T, at steps 1..T; ``copies_s`` is [columns, T], seconds on the link.
+    Returns the carrying rows of steps 0..T-1.
     """
-    enough = sum(layers) * max(budgets)
-    used = [
-        count * size * share
-        for count, shares in zip(layers, chosen, strict=True)
-        for size, share in zip(budgets, shares, strict=True)
-    ]
-    model.addConstraint(pulp.lpSum(used) <= min(slots, enough), "memory")
+    rows = []
+    for step, carried in enumerate(backlog):
+        terms = [(carried, 1.0), (lasts[step], 1.0), *_terms(x, (-copies_s[:, step]).tolist())]
+        terms += [(backlog[step - 1], -1.0)] if step else []
+        rows.append(_at_least(model, f"carry_{step}", terms, 0.0))
+        wait: Terms = [(lasts[step + 1], 1.0), (carried, -1.0)]
+        _at_least(model, f"wait_{step + 1}", wait, 0.0)
+    return rows
+
+
+def _terms(x: Sequence[pulp.LpVariable], factors: Sequence[float]) -> Terms:
+    return [(variable, factor) for variable, factor in zip(x, factors, strict=True) if factor]
+
+
+def _at_least(model: pulp.LpProblem, name: str, terms: Terms, least: float) -> pulp.LpConstraint:
+    row = pulp.LpAffineExpression(terms) >= least
+    model.addConstraint(row, name)
+    return row

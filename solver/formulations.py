@@ -8,8 +8,9 @@ from typing import TypeVar
 
 from solver.backends import Limits
 from solver.closed_form import solve_closed_form
+from solver.errors import ProblemError
 from solver.layers import solve_free, solve_layered
-from solver.problem import Problem, ProblemError
+from solver.problem import Problem
 from solver.solution import Backend, Formulation, Solution
 from solver.uniform import solve_uniform
 
@@ -50,9 +51,10 @@ def solve(
         answers. ``closed-form`` is arithmetic and ignores it.
     time_limit_s
         Wall seconds the backend may take, above 0; building the model, and listing choices to
-        check it by, come on top.
+        check it by, come on top. Where more than memory couples layers that differ, wall seconds
+        of the whole search, but for what is under way when they end.
     gap
-        Relative gap at which the backend may stop, in [0, 1).
+        Relative gap at which the search may stop, in [0, 1).
 
     Returns
     -------

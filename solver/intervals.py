@@ -1,35 +1,30 @@
-"""Uniform intervals: their refresh steps, arcs, costs, and which of equals to prefer."""
+"""Uniform intervals: their refresh steps, costs, and which of equals to prefer.
+
+Where a layer may never refresh, that counts as one more interval, longer than all others.
+"""
 
 from collections.abc import Iterable
 from itertools import pairwise
 
 import numpy as np
 
-from solver.problem import FloatArray
+from solver.checks import FloatArray
 
-Arc = tuple[int, int]
+Steps = tuple[int, ...]
 
 #: Costs closer than this, relative, differ by rounding of their sums and count as equal.
 TIE_RELATIVE = 1e-12
 
 
-def refresh_steps(steps: int, interval: int) -> tuple[int, ...]:
+def refresh_steps(steps: int, interval: int) -> Steps:
     """Return the steps 0, τ, 2τ … below ``steps`` at which residents are chosen anew."""
     return tuple(range(0, steps, interval))
 
 
-def arcs_of(steps: int, interval: int) -> tuple[Arc, ...]:
-    """Return the arcs (i, j) an interval walks from step 0 to the next block, ``steps``."""
-    return tuple(pairwise((*refresh_steps(steps, interval), steps)))
-
-
-def users_of_arcs(steps: int) -> dict[Arc, tuple[int, ...]]:
-    """Map every arc that some interval walks to the intervals 1..``steps`` that walk it."""
-    users: dict[Arc, tuple[int, ...]] = {}
-    for interval in range(1, steps + 1):
-        for arc in arcs_of(steps, interval):
-            users[arc] = (*users.get(arc, ()), interval)
-    return users
+def listed_steps(steps: int, *, never: bool) -> tuple[Steps, ...]:
+    """Return the refresh steps of the intervals 1..``steps``, then none where that is a choice."""
+    every = tuple(refresh_steps(steps, interval) for interval in range(1, steps + 1))
+    return (*every, ()) if never else every
 
 
 def interval_costs_s(arc_cost_s: FloatArray) -> FloatArray:
@@ -38,38 +33,40 @@ def interval_costs_s(arc_cost_s: FloatArray) -> FloatArray:
     Parameters
     ----------
     arc_cost_s
-        Seconds per block, shape [L, K, T, T + 1].
+        Seconds per block, shape [L, K, F, T, T + 1].
 
     Returns
     -------
     FloatArray
         Seconds per block, shape [T, K]: row τ - 1 is interval τ, summed over layers.
     """
-    return layer_costs_s(arc_cost_s.sum(axis=0, keepdims=True))[:, 0]
+    return listed_sums(arc_cost_s.sum(axis=0), None)
 
 
-def layer_costs_s(arc_cost_s: FloatArray) -> FloatArray:
-    """Sum the arcs of every interval, each layer for itself.
+def listed_sums(arcs: FloatArray, never: FloatArray | None) -> FloatArray:
+    """Sum the arcs of every schedule of `listed_steps`, each layer and option for itself.
 
     Parameters
     ----------
-    arc_cost_s
-        Seconds per block, shape [L, K, T, T + 1].
+    arcs
+        Values of arcs, shape [..., F, T, T + 1].
+    never
+        Values of never refreshing, shape [...]; None where it is no choice.
 
     Returns
     -------
     FloatArray
-        Seconds per block, shape [T, L, K]: row τ - 1 is interval τ.
+        Shape [T, ...] or, with ``never``, [T + 1, ...]: row τ - 1 is interval τ.
     """
-    steps = arc_cost_s.shape[2]
+    steps = arcs.shape[-2]
     rows = []
     for interval in range(1, steps + 1):
-        start, end = zip(*arcs_of(steps, interval), strict=True)
-        rows.append(arc_cost_s[:, :, start, end].sum(axis=2))
-    return np.stack(rows)
+        start, end = zip(*pairwise((*refresh_steps(steps, interval), steps)), strict=True)
+        rows.append(arcs[..., 0, start, end].sum(axis=-1))
+    return np.stack(rows if never is None else [*rows, never])
 
 
-def common_interval(steps: int, refreshes: Iterable[tuple[int, ...]]) -> int | None:
+def common_interval(steps: int, refreshes: Iterable[Steps]) -> int | None:
     """Return the one interval whose refresh steps all of these are; None if there is none."""
     first, *others = dict.fromkeys(refreshes)
     interval = first[1] if len(first) > 1 else steps
@@ -77,18 +74,18 @@ def common_interval(steps: int, refreshes: Iterable[tuple[int, ...]]) -> int | N
 
 
 def preferred(costs_s: FloatArray) -> tuple[int, int]:
-    """Choose the cheapest (interval, option); of equals the longest interval, then first option.
+    """Choose the cheapest row and option; of equals the last row, then the first option.
 
     Parameters
     ----------
     costs_s
-        Seconds, shape [T, K], row τ - 1 for interval τ; infinity marks a forbidden choice.
+        Seconds, shape [rows, K], rows as in `listed_sums`; infinity marks a forbidden choice.
 
     Returns
     -------
     tuple of int
-        Interval τ, 1..T, and option index.
+        Row and option.
     """
     tied = costs_s <= costs_s.min() * (1 + TIE_RELATIVE)
     row = int(np.flatnonzero(tied.any(axis=1))[-1])
-    return row + 1, int(np.flatnonzero(tied[row])[0])
+    return row, int(np.flatnonzero(tied[row])[0])

@@ -1,119 +1,97 @@
-"""A budget, and an interval or any refresh steps, for each layer.
+"""An option, and an interval or any refresh steps, for each layer, where only memory couples them.
 
-Only memory couples the layers, so each layer and option needs but its best schedule; what is left
-is one option per layer, a multiple-choice knapsack. The full model over arcs is `arc_model`.
+Each layer and option then needs but its best schedule; what is left is one option per layer, a
+multiple-choice knapsack. Everything else is `coupled`.
 """
 
 from collections.abc import Sequence
 
-import pulp
-
-from solver import families
-from solver.backends import Ending, Limits, describe, run
-from solver.best import Best, best_intervals, best_paths
-from solver.intervals import common_interval
+from solver.backends import Ending, Limits, confirm, describe, run
+from solver.best import INTERVALS, PATHS, Best, Search
+from solver.checks import FloatArray
+from solver.columns import Column, column
+from solver.coupled import solve_coupled
+from solver.master import Master, build
 from solver.pareto import best_options
-from solver.problem import BackendError, FloatArray, Problem
-from solver.solution import Backend, Formulation, Solution, Status, infeasible, relative_gap
-from solver.uniform import BACKEND_ACCURACY, does_not_fit
-
-Choices = list[list[pulp.LpVariable]]
+from solver.problem import Problem
+from solver.solution import (
+    Backend,
+    Formulation,
+    Solution,
+    Status,
+    does_not_fit,
+    found,
+    infeasible,
+)
 
 
 def solve_layered(problem: Problem, limits: Limits, *, backend: Backend) -> Solution:
-    """Choose an interval τ and a budget for each layer.
+    """Choose an interval τ, or never refreshing, and an option for each layer.
 
-    Of equally good schedules of a layer at a budget the longest interval wins; of equally good
-    budgets those of fewest refreshes, then fewest slots, then smaller budgets in the last layers.
+    Of equally good schedules of a layer at an option the one of fewest refreshes wins; of equally
+    good options those of fewest refreshes, then fewest slots, then the first in the last layers.
+    Where more than memory couples the layers, ties are not broken.
 
     Raises
     ------
     BackendError
-        If the backend cannot run, or its answer contradicts the listed choices.
+        If the backend cannot run, or its answer contradicts the problem.
     """
-    return _solve(problem, best_intervals(problem), limits, backend, Formulation.LAYERED)
+    return _solve(problem, INTERVALS, limits, backend, Formulation.LAYERED)
 
 
 def solve_free(problem: Problem, limits: Limits, *, backend: Backend) -> Solution:
-    """Choose any refresh steps and a budget for each layer.
+    """Choose any refresh steps, or none, and an option for each layer.
 
-    Of equally good schedules of a layer at a budget the one of fewest refreshes wins, then the
-    one whose last refreshes come earliest; budgets as in `solve_layered`.
+    Of equally good schedules of a layer at an option the one of fewest refreshes wins, then the
+    smallest first step, then the one whose last refreshes come earliest; options as in
+    `solve_layered`.
 
     Raises
     ------
     BackendError
-        If the backend cannot run, or its answer contradicts the listed choices.
+        If the backend cannot run, or its answer contradicts the problem.
     """
-    return _solve(problem, best_paths(problem), limits, backend, Formulation.FREE)
+    return _solve(problem, PATHS, limits, backend, Formulation.FREE)
 
 
-def build_options(
-    problem: Problem, cost_s: FloatArray, *, unit_s: float = 1.0
-) -> tuple[pulp.LpProblem, Choices]:
-    """Build the reduced integer model of FORMULATION.md, section ``layered`` and ``free``.
-
-    Parameters
-    ----------
-    problem
-        Gives budgets and memory.
-    cost_s
-        Seconds per block of each layer's best schedule at each option, shape [L, K].
-    unit_s
-        Seconds the objective is counted in.
-
-    Returns
-    -------
-    tuple
-        The model and its binaries y[layer][option].
-    """
-    layers, options = cost_s.shape
-    model = pulp.LpProblem("layers", pulp.LpMinimize)
-    chosen = families.option_variables(model, rows=layers, options=options)
-    taken = {(r, k): y for r, row in enumerate(chosen) for k, y in enumerate(row)}
-    families.objective(model, taken, cost_s=cost_s, unit_s=unit_s)
-    for row, choices in enumerate(chosen):
-        families.choose_one(model, choices, row=row)
-    if problem.slots is not None:
-        families.memory(
-            model,
-            chosen,
-            budgets=problem.budgets.tolist(),
-            layers=[1] * layers,
-            slots=problem.slots,
-        )
-    return model, chosen
+def build_options(problem: Problem, best: Best, *, unit_s: float = 1.0) -> Master:
+    """Build the integer model over the best schedule of each layer and option, in that order."""
+    columns = [
+        column(problem, layer, option, steps)
+        for layer, row in enumerate(best.steps)
+        for option, steps in enumerate(row)
+    ]
+    return build(problem, columns, unit_s=unit_s)
 
 
 def _solve(
-    problem: Problem, best: Best, limits: Limits, backend: Backend, formulation: Formulation
+    problem: Problem, search: Search, limits: Limits, backend: Backend, formulation: Formulation
 ) -> Solution:
+    if problem.coupled:
+        return solve_coupled(problem, search, limits, backend=backend, formulation=formulation)
+    best = search.best((problem.arc_cost_s, problem.never_s))
     options = best_options(best, problem.budgets.tolist(), slots=problem.slots)
     best_s = None if options is None else _sum_s(best, options)
     unit_s = _unit_s(best.cost_s, best_s)
-    model, choices = build_options(problem, best.cost_s, unit_s=unit_s)
-    ending = run(model, limits, backend=backend)
-    found_s = _found_s(problem, best, choices) if ending is Ending.PROVED else None
-    _check(ending, found_s, best_s=best_s, gap=limits.gap, unit_s=unit_s)
-    size = {"variables": model.numVariables(), "constraints": model.numConstraints()}
+    master = build_options(problem, best, unit_s=unit_s)
+    ending = run(master.model, limits, backend=backend)
+    found_s = _claimed_s(problem, best, master.chosen) if ending is Ending.PROVED else None
+    confirm(ending, found_s, best_s=best_s, gap=limits.gap, unit_s=unit_s)
     if options is None or best_s is None:
-        return infeasible(formulation, backend, message=does_not_fit(problem), **size)
-    objective_s = problem.fixed_s + best_s
-    refreshes = tuple(best.steps[layer][option] for layer, option in enumerate(options))
-    return Solution(
-        formulation=formulation,
-        backend=backend,
+        message = does_not_fit(problem)
+        return infeasible(formulation, backend, message=message, size=master.size)
+    return found(
+        problem,
+        formulation,
+        backend,
+        options=options,
+        refreshes=[best.steps[layer][option] for layer, option in enumerate(options)],
+        objective_s=problem.fixed_s + best_s,
+        bound_s=problem.fixed_s + best_s,
         status=Status.OPTIMAL if ending is Ending.PROVED else Status.FEASIBLE,
-        objective_s=objective_s,
-        bound_s=objective_s,
-        gap=relative_gap(objective_s, objective_s),
-        seconds=0.0,
-        budget=tuple(int(problem.budgets[option]) for option in options),
-        refresh_steps=refreshes,
-        interval=common_interval(problem.steps, refreshes),
-        **size,
-        cost_by_interval_s=(),
-        message=describe(ending, limits, backend, listed="every choice of budgets worth keeping"),
+        size=master.size,
+        message=describe(ending, limits, backend, listed="every choice of options worth keeping"),
     )
 
 
@@ -126,30 +104,9 @@ def _unit_s(cost_s: FloatArray, best_s: float | None) -> float:
     return max(best_s or 0.0, float(cost_s.max()) * 1e-6) or 1.0
 
 
-def _found_s(problem: Problem, best: Best, choices: Choices) -> float | None:
+def _claimed_s(problem: Problem, best: Best, chosen: Sequence[Column]) -> float | None:
     """Return the time of the backend's answer; None where that is no answer."""
-    taken = [[k for k, y in enumerate(row) if y.value() > 0.5] for row in choices]
-    if any(len(row) != 1 for row in taken):
+    if [c.row for c in chosen] != list(range(problem.layers)):
         return None
-    options = [row[0] for row in taken]
-    used = sum(int(problem.budgets[option]) for option in options)
-    fits = problem.slots is None or used <= problem.slots
-    return _sum_s(best, options) if fits else None
-
-
-def _check(
-    ending: Ending, found_s: float | None, *, best_s: float | None, gap: float, unit_s: float
-) -> None:
-    """Compare what the backend claims with the best of the listed choices."""
-    if ending is Ending.INFEASIBLE and best_s is not None:
-        raise BackendError(
-            f"The backend found no answer, but a listed choice takes {best_s:g} s: report this."
-        )
-    if ending is not Ending.PROVED:
-        return
-    if found_s is None or best_s is None:
-        raise BackendError("The backend proved an answer that breaks a constraint: report this.")
-    if found_s > best_s / (1 - gap) + BACKEND_ACCURACY * unit_s:
-        raise BackendError(
-            f"The backend proved {found_s:g} s, but a listed choice takes {best_s:g} s: report this."
-        )
+    fits = problem.slots is None or sum(c.slots for c in chosen) <= problem.slots
+    return _sum_s(best, [c.option for c in chosen]) if fits else None

@@ -33,7 +33,7 @@ def best_options(
     best
         Cost and refreshes of every layer and option.
     budgets
-        Slots of each option, ascending.
+        Slots of each option, ascending; of equal ones the first wins ties.
     slots
         Slots of all layers together; None means no limit.
 

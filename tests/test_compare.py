@@ -4,7 +4,7 @@ import json
 from dataclasses import replace
 
 import pytest
-from test_optimize import A100, MINI, fixed_trace
+from test_optimize import FAST_LINK, MINI, fixed_trace
 
 from tidesim import compare as compared
 from tidesim.compare import compare
@@ -15,7 +15,7 @@ from tidesim.trace.passes import Trace
 
 
 def test_every_policy_and_interval_has_a_row_and_the_schedule_is_marked_once():
-    comparison = compare(fixed_trace(), A100, budget=4, sizes=MINI, intervals=(1, 4))
+    comparison = compare(fixed_trace(), FAST_LINK, budget=4, sizes=MINI, intervals=(1, 4))
 
     rows = comparison.rows
     expected = {("tide", 1), ("tide", 4), ("tide", comparison.solved.solution.interval)}
@@ -39,12 +39,12 @@ def test_every_policy_and_interval_has_a_row_and_the_schedule_is_marked_once():
 def test_a_row_is_what_simulate_says_of_the_held_out_requests():
     trace = fixed_trace()
 
-    comparison = compare(trace, A100, budget=4, sizes=MINI, intervals=(1,))
+    comparison = compare(trace, FAST_LINK, budget=4, sizes=MINI, intervals=(1,))
 
     for row in comparison.rows:
         result = simulate(
             trace.split("heldout"),
-            A100,
+            FAST_LINK,
             policy=row.policy,
             interval=row.interval,
             budget=4,
@@ -60,7 +60,9 @@ def test_a_row_is_what_simulate_says_of_the_held_out_requests():
 
 def test_all_intervals_show_the_solvers_choice_to_be_the_fastest_on_training_requests():
     """At the smallest budget costs are exact; without held-out requests both see the same ones."""
-    comparison = compare(fixed_trace(heldout=False), A100, budget=2, sizes=MINI, intervals=None)
+    comparison = compare(
+        fixed_trace(heldout=False), FAST_LINK, budget=2, sizes=MINI, intervals=None
+    )
 
     tide = [row for row in comparison.rows if row.policy == "tide"]
     assert [row.interval for row in tide] == [1, 2, 3, 4]
@@ -80,7 +82,7 @@ def test_a_schedule_that_limits_promotions_stands_beside_tide_of_its_interval(mo
         return replace(solved, schedule=solved.schedule.model_copy(update={"layers": layers}))
 
     def rows_of_the_interval():
-        comparison = compare(fixed_trace(), A100, budget=4, sizes=MINI, intervals=(1, 2, 3, 4))
+        comparison = compare(fixed_trace(), FAST_LINK, budget=4, sizes=MINI, intervals=(1, 2, 3, 4))
         interval = comparison.chosen.interval
         return [
             row.is_chosen
@@ -94,7 +96,7 @@ def test_a_schedule_that_limits_promotions_stands_beside_tide_of_its_interval(mo
 
 
 def test_the_table_is_json_with_stable_keys():
-    answer = compare(fixed_trace(), A100, budget=4, intervals=(1, 2)).to_json()
+    answer = compare(fixed_trace(), FAST_LINK, budget=4, intervals=(1, 2)).to_json()
 
     assert json.loads(json.dumps(answer, allow_nan=False)) == answer
     needed = {"policy", "tokens_per_s", "hit_rate", "promotions"}
@@ -109,7 +111,7 @@ def test_the_table_is_json_with_stable_keys():
 
 
 def test_the_gap_is_between_the_best_of_three_and_full_knowledge():
-    comparison = compare(fixed_trace(), A100, budget=2, sizes=MINI, intervals=(1, 2))
+    comparison = compare(fixed_trace(), FAST_LINK, budget=2, sizes=MINI, intervals=(1, 2))
 
     gap, rows = comparison.gap, {row.name: row.tokens_per_s for row in comparison.rows}
     others = [name for name in rows if name.split()[0] in {"tide", "static-frequency"}]
@@ -124,8 +126,8 @@ def test_the_gap_is_between_the_best_of_three_and_full_knowledge():
 def test_a_policy_that_does_not_fit_is_named_and_left_out():
     """Policies that stream need scratch slots besides their residents; tide does not."""
     trace = fixed_trace()
-    small = compare(trace, A100, budget=2, sizes=MINI).solved.schedule.memory_bytes
-    tight = A100.with_overrides({"gpu.memory_bytes": small})
+    small = compare(trace, FAST_LINK, budget=2, sizes=MINI).solved.schedule.memory_bytes
+    tight = FAST_LINK.with_overrides({"gpu.memory_bytes": small})
 
     comparison = compare(trace, tight, budget=2, sizes=MINI)
 
@@ -135,7 +137,7 @@ def test_a_policy_that_does_not_fit_is_named_and_left_out():
 
 
 def test_memory_instead_of_a_budget_gives_each_policy_what_fits():
-    comparison = compare(fixed_trace(), A100, memory_bytes=5 * 10**9, sizes=MINI)
+    comparison = compare(fixed_trace(), FAST_LINK, memory_bytes=5 * 10**9, sizes=MINI)
 
     slots = {row.policy: row.slots for row in comparison.rows}
     assert slots["static-frequency"] == slots["mixtral-offload"] == 16
@@ -144,10 +146,10 @@ def test_memory_instead_of_a_budget_gives_each_policy_what_fits():
 def test_memory_limits_what_full_knowledge_may_hold_too():
     """The gap that is closed is one between policies of as many slots."""
     trace = fixed_trace()
-    memory = compare(trace, A100, budget=2, sizes=MINI).solved.schedule.memory_bytes
+    memory = compare(trace, FAST_LINK, budget=2, sizes=MINI).solved.schedule.memory_bytes
 
     by_memory, by_budget = (
-        {row.policy: row.hit_rate for row in compare(trace, A100, sizes=MINI, **room).rows}
+        {row.policy: row.hit_rate for row in compare(trace, FAST_LINK, sizes=MINI, **room).rows}
         for room in ({"memory_bytes": memory}, {"budget": 2})
     )
 
@@ -158,12 +160,12 @@ def test_memory_limits_what_full_knowledge_may_hold_too():
 @pytest.mark.parametrize("intervals", [(0,), (2, 2)])
 def test_wrong_intervals_are_refused(intervals):
     with pytest.raises(SettingError, match="interval"):
-        compare(fixed_trace(), A100, budget=2, intervals=intervals)
+        compare(fixed_trace(), FAST_LINK, budget=2, intervals=intervals)
 
 
 def test_a_model_that_does_not_fit_is_refused():
     with pytest.raises(CapacityError, match="would do"):
-        compare(fixed_trace(), A100, memory_bytes=10**9, sizes=MINI)
+        compare(fixed_trace(), FAST_LINK, memory_bytes=10**9, sizes=MINI)
 
 
 def test_requests_that_are_all_held_out_are_not_called_training_ones():
@@ -171,4 +173,4 @@ def test_requests_that_are_all_held_out_are_not_called_training_ones():
     marked = tuple(i.model_copy(update={"split": "heldout"}) for i in trace.meta.requests)
     only = Trace(trace.meta.model_copy(update={"requests": marked}), trace)
 
-    assert compare(only, A100, budget=2, sizes=MINI, intervals=(1,)).requests == "all"
+    assert compare(only, FAST_LINK, budget=2, sizes=MINI, intervals=(1,)).requests == "all"

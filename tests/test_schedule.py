@@ -225,7 +225,7 @@ def test_other_experts_are_refused_even_when_forced(key):
 def test_old_layers_set_no_limit_and_leave_the_first_residents_to_the_engine():
     (layer, _) = made().layers
 
-    assert (layer.most_promotions, layer.initial, layer.is_plain) == (None, None, True)
+    assert (layer.most_promotions, layer.initial) == (None, None)
 
 
 def test_the_published_schema_says_what_a_layer_may_hold():

@@ -1,8 +1,8 @@
-"""`layered` and `free` against enumeration, shortest paths, the arc models and each other."""
+"""`layered` and `free` against enumeration, shortest paths, the model over arcs and each other."""
 
 import dataclasses
 import re
-from itertools import chain, combinations, product
+from itertools import product
 
 import networkx as nx
 import numpy as np
@@ -10,126 +10,68 @@ import pulp
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from hypothesis.extra import numpy as hnp
+from solver_oracles import arc_model, enumerated_s, problems, schedules
 
-from solver import Backend, BackendError, Formulation, Problem, Status, refresh_steps, solve
-from solver.arc_model import build_free, build_layered
+from solver import Backend, BackendError, Formulation, Problem, Status, objective_s, solve
 from solver.backends import Ending, Limits, run
+from solver.best import best_paths
+from solver.intervals import refresh_steps
 from solver.layers import build_options
 
-seconds = st.floats(0.0, 10.0, allow_subnormal=False) | st.integers(0, 3).map(float)
 few = settings(max_examples=30, deadline=None)
 both = pytest.mark.parametrize("formulation", [Formulation.LAYERED, Formulation.FREE])
-sometimes = st.booleans()
-
-
-@st.composite
-def problems(draw, *, limited=sometimes):
-    """Problems of up to 3 layers, 3 budgets and 4 steps; memory, where limited, may be too small."""
-    layers, options = draw(st.integers(1, 3)), draw(st.integers(1, 3))
-    steps = draw(st.integers(1, 4))
-    budgets = draw(st.lists(st.integers(1, 9), min_size=options, max_size=options, unique=True))
-    shape = (layers, options, steps, steps + 1)
-    expert_bytes = draw(st.integers(1, 10**9))
-    slots = draw(st.integers(0, layers * max(budgets)))
-    return Problem(
-        steps=steps,
-        budgets=np.array(sorted(budgets)),
-        arc_cost_s=draw(hnp.arrays(np.float64, shape, elements=seconds)),
-        fixed_s=draw(seconds),
-        expert_bytes=expert_bytes,
-        memory_bytes=slots * expert_bytes if draw(limited) else None,
-    )
 
 
 def problem_of(cost_s, **changes):
     """A problem of these arc costs with budgets 1..K and slots of one byte."""
-    _, options, steps, _ = cost_s.shape
+    _, options, _, steps, _ = cost_s.shape
     budgets = np.arange(1, options + 1)
     given_terms = {"steps": steps, "budgets": budgets, "arc_cost_s": cost_s, "expert_bytes": 1}
     return Problem(**given_terms | changes)
 
 
-def subsets(steps):
-    """Every ascending choice of refresh steps, 0 first."""
-    inner = range(1, steps)
-    chosen = chain.from_iterable(combinations(inner, size) for size in range(steps))
-    return [(0, *steps) for steps in chosen]
-
-
-def searched(problem, formulation):
-    """Every schedule of one layer that the formulation allows."""
-    if formulation is Formulation.FREE:
-        return subsets(problem.steps)
-    return [refresh_steps(problem.steps, t) for t in range(1, problem.steps + 1)]
-
-
-def path_s(problem, layer, option, refreshes):
-    """Seconds per block of one layer's schedule."""
-    ends = (*refreshes[1:], problem.steps)
-    arcs = zip(refreshes, ends, strict=True)
-    return sum(float(problem.arc_cost_s[layer, option, i, j]) for i, j in arcs)
-
-
-def answer_s(problem, solution):
-    """Seconds per block of a solution, walked anew."""
-    budgets = problem.budgets.tolist()
-    return problem.fixed_s + sum(
-        path_s(problem, layer, budgets.index(budget), refreshes)
-        for layer, (budget, refreshes) in enumerate(
-            zip(solution.budget, solution.refresh_steps, strict=True)
-        )
-    )
-
-
-def enumerated_s(problem, formulation):
-    """The least seconds per block of every schedule and budget of every layer; None if none fits."""
-    layers, options = range(problem.layers), range(problem.budgets.size)
-    paths = searched(problem, formulation)
-    least_s = None
-    table = {(x, k, p): path_s(problem, x, k, p) for x in layers for k in options for p in paths}
-    for taken in product(options, repeat=problem.layers):
-        slots = sum(int(problem.budgets[option]) for option in taken)
-        if problem.memory_bytes is not None and slots * problem.expert_bytes > problem.memory_bytes:
-            continue
-        for walked in product(paths, repeat=problem.layers):
-            total_s = problem.fixed_s + sum(
-                table[key] for key in zip(layers, taken, walked, strict=True)
-            )
-            least_s = total_s if least_s is None else min(least_s, total_s)
-    return least_s
+def options_of(problem, solution):
+    """The index of each layer's option."""
+    labels = problem.promotions or (None,) * problem.budgets.size
+    options = list(zip(problem.budgets.tolist(), labels, strict=True))
+    return [
+        options.index(chosen) for chosen in zip(solution.budget, solution.promotions, strict=True)
+    ]
 
 
 def shortest_s(problem):
-    """Seconds per block if every layer takes its own shortest path at its own budget."""
+    """Seconds per block if every layer takes its own shortest path at its own option."""
     total_s = problem.fixed_s
     for layer in range(problem.layers):
         graph = nx.DiGraph()
-        for option, start, end in np.ndindex(problem.arc_cost_s.shape[1:]):
-            if start < end:
-                tail = "start" if start == 0 else (option, start)
-                head = (option, end)
-                weight = float(problem.arc_cost_s[layer, option, start, end])
-                graph.add_edge(tail, head, weight=weight)
-                graph.add_edge((option, problem.steps), "end", weight=0.0)
+        for option, first, start, end in np.ndindex(problem.arc_cost_s.shape[1:]):
+            if first <= start < end:
+                tail = "start" if start == first else (option, first, start)
+                head = "end" if end == problem.steps else (option, first, end)
+                cost_s = float(problem.arc_cost_s[layer, option, first, start, end])
+                known = graph.get_edge_data(tail, head, {"weight": np.inf})
+                graph.add_edge(tail, head, weight=min(cost_s, known["weight"]))
+        if problem.never_s is not None:
+            for option, cost_s in enumerate(problem.never_s[layer].tolist()):
+                graph.add_edge("start", ("never", option), weight=cost_s)
+                graph.add_edge(("never", option), "end", weight=0.0)
         total_s += nx.shortest_path_length(graph, "start", "end", weight="weight")
     return total_s
 
 
-def arc_model_s(problem, formulation, backend=Backend.CBC):
-    """The optimum of the model over arcs; None if it has none."""
-    build = build_free if formulation is Formulation.FREE else build_layered
-    model, _ = build(problem)
+def arc_model_s(problem, backend=Backend.CBC):
+    """The optimum of the model over arcs; infinity if it has none."""
+    model = arc_model(problem)
     ending = run(model, Limits(time_limit_s=60.0, gap=0.0), backend=backend)
     if ending is Ending.INFEASIBLE:
-        return None
+        return np.inf
     assert ending is Ending.PROVED
-    return problem.fixed_s + pulp.value(model.objective)
+    return pulp.value(model.objective)
 
 
 def noise(layers=4, options=3, steps=8, *, seed=5, **changes):
     """A problem with noise for costs."""
-    shape = (layers, options, steps, steps + 1)
+    shape = (layers, options, 1, steps, steps + 1)
     return problem_of(np.random.default_rng(seed).random(shape), **changes)
 
 
@@ -139,33 +81,31 @@ def noise(layers=4, options=3, steps=8, *, seed=5, **changes):
 @both
 @few
 @given(problems())
-def test_the_answer_is_the_best_of_all_enumerated_schedules_and_budgets(formulation, problem):
+def test_the_answer_is_the_best_of_all_enumerated_schedules_and_options(formulation, problem):
     solution = solve(problem, formulation=formulation, gap=0.0)
     least_s = enumerated_s(problem, formulation)
-    if least_s is None:
+    if least_s == np.inf:
         assert solution.status is Status.INFEASIBLE
         return
 
+    again_s = objective_s(problem, options_of(problem, solution), solution.refresh_steps)
     assert solution.status is Status.OPTIMAL
     assert solution.objective_s == pytest.approx(least_s, rel=1e-9, abs=1e-12)
-    assert solution.objective_s == pytest.approx(answer_s(problem, solution), rel=1e-12)
+    assert solution.objective_s == pytest.approx(again_s, rel=1e-12)
     assert solution.bound_s <= least_s * (1 + 1e-12)
 
 
-@both
 @few
 @given(problems())
-def test_the_model_over_arcs_has_the_same_optimum(formulation, problem):
-    solution = solve(problem, formulation=formulation)
-    expected = (
-        None if solution.objective_s is None else pytest.approx(solution.objective_s, abs=1e-5)
-    )
+def test_the_model_over_arcs_has_the_same_optimum(problem):
+    solution = solve(problem, formulation="free")
+    least_s = np.inf if solution.objective_s is None else solution.objective_s
 
-    assert arc_model_s(problem, formulation) == expected
+    assert arc_model_s(problem) == pytest.approx(least_s, abs=1e-5)
 
 
 @few
-@given(problems(limited=st.just(False)))
+@given(problems(limited=st.just(False), most_steps=6))
 def test_free_layers_without_memory_take_their_shortest_paths(problem):
     solution = solve(problem, formulation="free")
 
@@ -201,24 +141,18 @@ def test_both_backends_give_the_same_answer(formulation, problem):
 def test_both_backends_give_the_same_uniform_answer(problem):
     cbc, highs = (solve(problem, formulation="uniform", backend=backend) for backend in Backend)
 
-    assert (highs.status, highs.interval, highs.budget) == (cbc.status, cbc.interval, cbc.budget)
-
-
-@few
-@given(problems())
-def test_both_backends_solve_the_model_over_arcs(problem):
-    cbc, highs = (arc_model_s(problem, Formulation.FREE, backend) for backend in Backend)
-
-    assert highs == (None if cbc is None else pytest.approx(cbc, abs=1e-5))
+    assert dataclasses.replace(highs, seconds=0.0, backend=cbc.backend, message="") == (
+        dataclasses.replace(cbc, seconds=0.0, message="")
+    )
 
 
 @few
 @given(problems(limited=st.just(False)))
 def test_the_relaxation_over_all_arcs_without_memory_is_as_good_as_the_integer_model(problem):
-    model, _ = build_free(problem)
+    model = arc_model(problem)
     model.solve(pulp.HiGHS(msg=False, mip=False))
 
-    expected = solve(problem, formulation="free").objective_s - problem.fixed_s
+    expected = solve(problem, formulation="free").objective_s
     assert pulp.value(model.objective) == pytest.approx(expected, abs=1e-5)
 
 
@@ -233,7 +167,7 @@ def test_an_answer_names_every_layer_and_stays_within_memory(formulation, proble
     if solution.status is Status.INFEASIBLE:
         return
 
-    allowed = searched(problem, formulation)
+    allowed = schedules(problem, formulation)
     assert len(solution.budget) == len(solution.refresh_steps) == problem.layers
     assert all(refreshes in allowed for refreshes in solution.refresh_steps)
     assert set(solution.budget) <= set(problem.budgets.tolist())
@@ -248,7 +182,12 @@ def test_an_answer_names_every_layer_and_stays_within_memory(formulation, proble
 @few
 @given(problems(), st.integers(-20, 20))
 def test_counting_time_in_another_unit_changes_no_choice(formulation, problem, exponent):
-    scaled = dataclasses.replace(problem, arc_cost_s=problem.arc_cost_s * 2.0**exponent)
+    scale, never_s = 2.0**exponent, problem.never_s
+    scaled = dataclasses.replace(
+        problem,
+        arc_cost_s=problem.arc_cost_s * scale,
+        never_s=None if never_s is None else never_s * scale,
+    )
     plain, other = (solve(p, formulation=formulation) for p in (problem, scaled))
 
     assert (other.refresh_steps, other.budget) == (plain.refresh_steps, plain.budget)
@@ -265,7 +204,7 @@ def test_equal_inputs_give_equal_outputs(formulation):
 @pytest.mark.parametrize("backend", Backend)
 @pytest.mark.parametrize("memory_bytes", [None, 8])
 def test_arcs_of_no_cost_are_a_tie(formulation, backend, memory_bytes):
-    problem = problem_of(np.zeros((3, 3, 4, 5)), memory_bytes=memory_bytes)
+    problem = problem_of(np.zeros((3, 3, 1, 4, 5)), memory_bytes=memory_bytes)
     solution = solve(problem, formulation=formulation, backend=backend)
 
     assert (solution.refresh_steps, solution.budget) == (((0,),) * 3, (1, 1, 1))
@@ -275,24 +214,24 @@ def test_arcs_of_no_cost_are_a_tie(formulation, backend, memory_bytes):
 @both
 def test_arcs_as_costly_as_they_are_long_are_a_tie(formulation):
     start, end = np.indices((10, 11))
-    cost_s = np.broadcast_to(np.abs(end - start) * 0.1, (2, 2, 10, 11))
+    cost_s = np.broadcast_to(np.abs(end - start) * 0.1, (2, 2, 1, 10, 11))
     solution = solve(problem_of(cost_s), formulation=formulation)
 
     assert (solution.interval, solution.budget) == (10, (1, 1))
 
 
 def test_of_tied_budgets_fewer_refreshes_win_over_fewer_slots():
-    cost_s = np.ones((1, 2, 2, 3))
-    cost_s[0, 0, 0, 2] = 9.0  # the small budget ties only with a refresh
-    cost_s[0, 1, 0, 2] = 2.0
+    cost_s = np.ones((1, 2, 1, 2, 3))
+    cost_s[0, 0, 0, 0, 2] = 9.0  # the small budget ties only with a refresh
+    cost_s[0, 1, 0, 0, 2] = 2.0
     solution = solve(problem_of(cost_s), formulation="free")
 
     assert (solution.budget, solution.refresh_steps) == ((2,), ((0,),))
 
 
 def test_layers_that_differ_have_no_common_interval():
-    cost_s = np.ones((2, 1, 3, 4))
-    cost_s[1, 0, 0, 3] = 9.0
+    cost_s = np.ones((2, 1, 1, 3, 4))
+    cost_s[1, 0, 0, 0, 3] = 9.0
     solution = solve(problem_of(cost_s), formulation="layered")
 
     assert solution.refresh_steps == ((0,), (0, 2))
@@ -300,8 +239,8 @@ def test_layers_that_differ_have_no_common_interval():
 
 
 def test_free_steps_need_not_be_multiples():
-    cost_s = np.full((1, 1, 4, 5), 9.0)
-    cost_s[0, 0, [0, 1], [1, 4]] = 1.0
+    cost_s = np.full((1, 1, 1, 4, 5), 9.0)
+    cost_s[0, 0, 0, [0, 1], [1, 4]] = 1.0
     solution = solve(problem_of(cost_s), formulation="free")
 
     assert (solution.refresh_steps, solution.interval) == (((0, 1),), None)
@@ -310,7 +249,9 @@ def test_free_steps_need_not_be_multiples():
 
 @both
 def test_one_step_one_layer_one_budget_refreshes_at_the_block_start(formulation):
-    solution = solve(problem_of(np.full((1, 1, 1, 2), 3.0), fixed_s=2.0), formulation=formulation)
+    solution = solve(
+        problem_of(np.full((1, 1, 1, 1, 2), 3.0), fixed_s=2.0), formulation=formulation
+    )
 
     assert (solution.interval, solution.refresh_steps, solution.budget) == (1, ((0,),), (1,))
     assert (solution.objective_s, solution.bound_s, solution.gap) == (5.0, 5.0, 0.0)
@@ -332,8 +273,8 @@ def test_one_step_or_one_layer_or_one_budget_is_no_special_case(formulation, bac
 @both
 @pytest.mark.parametrize("backend", Backend)
 def test_memory_exactly_enough_is_enough(formulation, backend):
-    cost_s = np.ones((3, 2, 2, 3))
-    cost_s[:, 0] = [[[9.0]], [[8.0]], [[5.0]]]  # the last layer suffers least at one slot
+    cost_s = np.ones((3, 2, 1, 2, 3))
+    cost_s[:, 0] = [[[[9.0]]], [[[8.0]]], [[[5.0]]]]  # the last layer suffers least at one slot
     tight = problem_of(cost_s, memory_bytes=5)
     solution = solve(tight, formulation=formulation, backend=backend)
 
@@ -407,9 +348,9 @@ def ended(monkeypatch, sol_status, *, taking=()):
 @pytest.mark.parametrize(
     ("sol_status", "taking", "sentence"),
     [
-        (pulp.LpSolutionOptimal, ("y_0_0", "y_1_0"), "but a listed choice takes 2 s"),
-        (pulp.LpSolutionOptimal, ("y_0_1", "y_1_1"), "breaks a constraint"),  # over memory
-        (pulp.LpSolutionOptimal, ("y_0_0",), "breaks a constraint"),
+        (pulp.LpSolutionOptimal, ("x_0", "x_2"), "but a listed choice takes 2 s"),
+        (pulp.LpSolutionOptimal, ("x_1", "x_3"), "breaks a constraint"),  # over memory
+        (pulp.LpSolutionOptimal, ("x_0",), "breaks a constraint"),
         (pulp.LpSolutionInfeasible, (), "found no answer, but a listed choice takes 2 s"),
         (pulp.LpSolutionUnbounded, (), "Unbounded"),
     ],
@@ -417,7 +358,7 @@ def ended(monkeypatch, sol_status, *, taking=()):
 def test_a_backend_that_contradicts_the_listed_choices_is_an_error(
     monkeypatch, formulation, sol_status, taking, sentence
 ):
-    cost_s = np.ones((2, 2, 1, 2))
+    cost_s = np.ones((2, 2, 1, 1, 2))
     cost_s[0, 0] = 5.0
     ended(monkeypatch, sol_status, taking=taking)
 
@@ -427,7 +368,7 @@ def test_a_backend_that_contradicts_the_listed_choices_is_an_error(
 
 @both
 def test_a_backend_that_answers_where_nothing_fits_is_an_error(monkeypatch, formulation):
-    ended(monkeypatch, pulp.LpSolutionOptimal, taking=("y_0_0", "y_1_0"))
+    ended(monkeypatch, pulp.LpSolutionOptimal, taking=("x_0", "x_3"))
 
     with pytest.raises(BackendError, match="breaks a constraint"):
         solve(noise(2, memory_bytes=1), formulation=formulation)
@@ -468,8 +409,8 @@ def test_a_model_of_llada2_flash_size_is_one_binary_per_layer_and_option(formula
 
 def test_the_reduced_model_has_the_stated_optimum():
     problem = noise(2, 2, 1, memory_bytes=3)
-    cost_s = problem.arc_cost_s[:, :, 0, 1]
-    model, _ = build_options(problem, cost_s)
+    cost_s = problem.arc_cost_s[:, :, 0, 0, 1]
+    model = build_options(problem, best_paths((problem.arc_cost_s, None))).model
     run(model, Limits(time_limit_s=60.0, gap=0.0), backend=Backend.CBC)
 
     pairs = [(a, b) for a, b in product(range(2), repeat=2) if a + b < 2]
@@ -480,8 +421,8 @@ def test_the_reduced_model_has_the_stated_optimum():
 @both
 def test_cbc_keeps_an_optimum_that_its_preprocessing_cuts_off(formulation):
     """With preprocessing the bundled CBC calls 2 s optimal here; 4 + 1 slots take 1 s."""
-    costs = np.zeros((2, 3, 1, 2))
-    costs[:, 0, 0, 1] = 2.0, 1.0
+    costs = np.zeros((2, 3, 1, 1, 2))
+    costs[:, 0, 0, 0, 1] = 2.0, 1.0
     problem = Problem(
         steps=1, budgets=np.array([1, 4, 7]), arc_cost_s=costs, expert_bytes=1, memory_bytes=6
     )

@@ -3,10 +3,14 @@
 import numpy as np
 
 from solver import ClosedFormTerms
-from tidesim.costs import Block, LayerTimer, TrainingBlocks, moves
+from tidesim.costs.blocks import Block, TrainingBlocks
+from tidesim.costs.ordered import Option, Ordered
+from tidesim.costs.residents import Replay, initial_residents
 from tidesim.placement import FloatArray
 from tidesim.simulate.case import Case
 from tidesim.simulate.chunks import Loads
+from tidesim.simulate.prices import Prices
+from tidesim.simulate.work import WorkPrices
 
 
 def closed_form_terms(case: Case, budget: int) -> ClosedFormTerms:
@@ -49,7 +53,13 @@ class _PaperProfile:
     """Sums over blocks that the closed form's terms follow from, at one budget."""
 
     def __init__(self, case: Case, budget: int, steps: int) -> None:
-        self._layers, self._budget = LayerTimer(case, budget), budget
+        self._prices = WorkPrices(Prices(case.latency, case.setup.engine, case.spec))
+        self._budget, options = budget, [Option(budget)]
+        self._replay = Replay(
+            options,
+            initial=initial_residents(case.setup, options),
+            due=np.ones((steps, case.setup.layers), dtype=np.bool_),
+        )
         self._promoted = self._possible = self._layer_passes = 0
         self._missed, self._cpu_s = np.zeros((2, steps, steps))  # [last refresh, step]
         self._pairs = 0
@@ -57,7 +67,7 @@ class _PaperProfile:
     @property
     def promotion_s(self) -> float:
         """C_IO."""
-        return self._layers.prices.prices.to_gpu_s
+        return self._prices.prices.to_gpu_s
 
     @property
     def drift(self) -> float:
@@ -66,20 +76,21 @@ class _PaperProfile:
 
     def add(self, block: Block) -> None:
         """Add the steps of one block."""
-        counts = block.counts
-        resident = self._layers.residents(counts)
-        self._promoted += int(moves(resident[:-1], resident[1:], counts[1:]).sum())
-        self._possible += resident[1:, :, 0].size * self._budget
+        counts = np.stack([pass_.counts for pass_ in block.steps], axis=1)  # [L, N, E]
+        ordered = Ordered(counts, np.array([self._budget]))
+        resident = self._replay.block(ordered, len(block.steps), always=True)[:, 0]
+        self._promoted += int((ordered.targets[:, 0, 1:] & ~resident[:, :-1]).sum())
+        self._possible += resident[:, 1:, 0].size * self._budget
         first, later = np.triu_indices(len(block.steps))
-        missed = counts[later] * ~resident[first]
-        work = self._layers.prices.work(
+        missed = counts[:, later] * ~resident[:, first]
+        work = self._prices.work(
             Loads.of(np.zeros_like(missed)),
             Loads.of(missed),
-            tokens=np.array([[block.steps[step].tokens] for step in later]),
+            tokens=np.array([block.steps[step].tokens for step in later]),
             shared_s=np.zeros(1),
         )
-        self._missed[first, later] += missed.sum(axis=(1, 2))
-        self._cpu_s[first, later] += (work.hidden + work.cpu + work.result).sum(axis=1)
+        self._missed[first, later] += missed.sum(axis=(0, 2))
+        self._cpu_s[first, later] += (work.hidden + work.cpu + work.result).sum(axis=0)
         self._pairs += int(counts.sum())
         self._layer_passes += counts.shape[0] * counts.shape[1]
 

@@ -303,7 +303,7 @@ def _comparison(
 ) -> Comparison:
     solved = [one.heldout or one.training for one in schedules]
     pairs = zip(solved, schedules, strict=True)
-    alike = {_key(run) for run, one in pairs if set(one.solution.promotions) == {None}}
+    alike = {_key(run) for run, one in pairs if one.schedule.is_unlimited}
     rows = [_row(run) for run in runs if _key(run) not in alike]
     for number, (result, one) in enumerate(zip(solved, schedules, strict=True)):
         at = sum(row.policy == "tide" and _order(row) <= _order(_row(result)) for row in rows)

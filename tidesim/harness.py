@@ -272,7 +272,8 @@ def _identity(case: Case) -> tuple[object, ...]:
     budgets = tuple(policy.budgets(case.setup).tolist())
     own = isinstance(policy, Scheduled) and not policy.is_tide
     by = case.policy if own else policy.interval
-    return (policy.name, by, budgets, policy.promotion, case.setup.engine.name)
+    first = policy.initial(case.setup).tobytes()
+    return (policy.name, by, budgets, first, policy.promotion, case.setup.engine.name)
 
 
 @contextmanager

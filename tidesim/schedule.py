@@ -71,11 +71,6 @@ class LayerSchedule(Strict):
     most_promotions: _Whole | None = None
     initial: _Ids | None = None
 
-    @property
-    def is_plain(self) -> bool:
-        """Whether it leaves the refresh without limit and the first residents to the engine."""
-        return self.most_promotions is None and self.initial is None
-
     @model_validator(mode="after")
     def _check(self) -> Self:
         if _descends(self.refresh_steps):
@@ -175,6 +170,11 @@ class Schedule(Strict):
     def budgets(self) -> tuple[int, ...]:
         """Slots of every mixture layer."""
         return tuple(layer.budget for layer in self.layers)
+
+    @property
+    def is_unlimited(self) -> bool:
+        """Whether no layer limits the promotions of a refresh."""
+        return all(layer.most_promotions is None for layer in self.layers)
 
     @model_validator(mode="after")
     def _check(self) -> Self:

@@ -9,6 +9,7 @@ import numpy as np
 
 from solver import Backend, Formulation, Solution
 from tidesim.engines import Engine, Promotion
+from tidesim.errors import SettingError
 from tidesim.hardware import HardwareProfile
 from tidesim.model_spec import ModelSpec
 from tidesim.optimize.answer import Optimised, Round
@@ -18,6 +19,7 @@ from tidesim.optimize.problem import costs_around, problem_of, proved_anew, solu
 from tidesim.policies.scheduled import Scheduled
 from tidesim.simulate import Case, SimulationResult
 from tidesim.simulate.fast import run_fast
+from tidesim.simulate.run import check_promotion
 from tidesim.trace.passes import Trace
 
 WORTH_A_ROUND = 1e-3  # improvement below which the search ends
@@ -119,6 +121,7 @@ def optimize(
 def run_job(job: Job) -> Optimised:
     """Search for the schedule of a job; see `optimize`."""
     case = job.fixed(interval=1)
+    _check_background(case, job.search)
     learning = replace(case, trace=job.training)
     options, search = job.options(case), job.search
     rounds: list[Round] = []
@@ -150,6 +153,23 @@ def run_job(job: Job) -> Optimised:
     assert best is not None
     assert proof is not None
     return _answer(job, best, proof, rounds=tuple(rounds))
+
+
+def _check_background(case: Case, search: Search) -> None:
+    """Refuse promotion in the background where an engine hides no copy.
+
+    Raises
+    ------
+    SettingError
+        The engine runs one operation after another, or has no promotion in the background.
+    """
+    engine = case.setup.engine
+    if search.promotion is Promotion.BACKGROUND and not engine.overlap:
+        raise SettingError(
+            f"engine {engine.name} runs one operation after another, so that no copy is hidden in "
+            "the background; use blocking promotion or another engine"
+        )
+    check_promotion(engine, search.promotion)
 
 
 def case_of(job: Job, solution: Solution) -> Case:

@@ -37,7 +37,7 @@ class Scheduled(PolicyBase):
     Attributes
     ----------
     is_tide : bool
-        `tide` itself refreshes alike: one interval, no limit, the engine's first residents.
+        `tide` itself refreshes alike: at one interval, without limit.
     """
 
     name = "tide"
@@ -52,7 +52,9 @@ class Scheduled(PolicyBase):
         self._layers = tuple(layers)
         self._steps = [frozenset(layer.refresh_steps) for layer in layers]
         self.interval = setup.interval
-        self.is_tide = self.interval is not None and all(layer.is_plain for layer in layers)
+        self.is_tide = self.interval is not None and all(
+            layer.most_promotions is None for layer in layers
+        )
         self._first_block = setup.engine.refresh_first_block
 
     def budgets(self, setup: Setup) -> IntArray:

@@ -6,21 +6,51 @@ Letters: P passes, L mixture layers, E experts.
 """
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
-from typing import NamedTuple, Self
+from typing import Any, NamedTuple, Protocol, Self
 
 import numpy as np
 
+from tidesim.latency import Seconds
 from tidesim.placement import KEEP, Decision, FloatArray, IntArray, PassPlacement
 from tidesim.trace.passes import Counts
 
 SIZE = 256  # passes taken together
 
+EachSeconds = Callable[[Any], Seconds]  # of the tokens of experts
+BesideSeconds = Callable[[Any, Any], Seconds]  # of the experts in the same call, and the tokens
+
+
+class Load(Protocol):
+    """What one side computes in some layers [...], as far as prices depend on it."""
+
+    @property
+    def experts(self) -> IntArray:
+        """Distinct experts, [...]."""
+        ...
+
+    @property
+    def pairs(self) -> IntArray:
+        """Token-expert pairs, [...]."""
+        ...
+
+    def sums(self, each_s: EachSeconds) -> FloatArray:
+        """Add the seconds of every expert up by layer, [...]."""
+        ...
+
+    def sums_beside(self, beside_s: BesideSeconds) -> FloatArray:
+        """Add up, by layer [...], seconds that depend on how many experts the layer has, too."""
+        ...
+
+    def largest_beside(self, beside_s: BesideSeconds) -> FloatArray:
+        """Return the largest of these seconds by layer, [...]; 0 without experts."""
+        ...
+
 
 class Loads(NamedTuple):
-    """What one side computes in some layers [...].
+    """What one side computes in some layers [...], expert by expert.
 
     Attributes
     ----------
@@ -44,8 +74,26 @@ class Loads(NamedTuple):
         experts = np.bincount(layers, minlength=math.prod(shape)).reshape(shape)
         return cls(experts, tokens.sum(axis=-1), layers, tokens.reshape(-1)[active])
 
-    def sums(self, seconds: FloatArray) -> FloatArray:
-        """Add the seconds of every expert, [N], up by layer, [...]."""
+    def sums(self, each_s: EachSeconds) -> FloatArray:
+        """Add the seconds of every expert up by layer, [...]."""
+        return self._sums(each_s(self.tokens))
+
+    def sums_beside(self, beside_s: BesideSeconds) -> FloatArray:
+        """Add up, by layer [...], seconds that depend on how many experts the layer has, too."""
+        return self._sums(beside_s(self._beside, self.tokens))
+
+    def largest_beside(self, beside_s: BesideSeconds) -> FloatArray:
+        """Return the largest of these seconds by layer, [...]; 0 without experts."""
+        largest = np.zeros(self.experts.size)
+        np.maximum.at(largest, self.layers, beside_s(self._beside, self.tokens))
+        return largest.reshape(self.experts.shape)
+
+    @property
+    def _beside(self) -> IntArray:
+        """Experts of the same call, [N]."""
+        return np.asarray(self.experts.reshape(-1)[self.layers])
+
+    def _sums(self, seconds: FloatArray) -> FloatArray:
         total = np.bincount(self.layers, weights=seconds, minlength=self.experts.size)
         return np.asarray(total, dtype=np.float64).reshape(self.experts.shape)
 

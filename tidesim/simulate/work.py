@@ -13,7 +13,7 @@ import numpy.typing as npt
 from tidesim.engines import Promotion
 from tidesim.latency import Direction
 from tidesim.placement import FloatArray
-from tidesim.simulate.chunks import Chunk, Loads
+from tidesim.simulate.chunks import Chunk, EachSeconds, Load
 from tidesim.simulate.prices import PassPrices, Prices
 
 Tokens = npt.NDArray[np.integer]
@@ -63,8 +63,8 @@ class WorkPrices:
 
     def work(
         self,
-        gpu: Loads,
-        cpu: Loads,
+        gpu: Load,
+        cpu: Load,
         *,
         tokens: Tokens,
         shared_s: FloatArray,
@@ -76,7 +76,7 @@ class WorkPrices:
 
         Parameters
         ----------
-        gpu, cpu : Loads
+        gpu, cpu : Load
             What either side computes, of [...].
         tokens : [...] int
             Tokens of the pass.
@@ -85,57 +85,74 @@ class WorkPrices:
         copied, written, background : [...] int
             Experts copied to the GPU, evicted ones, and those copied in the background.
         """
-        prices = self.prices
         hidden, computed, result = self._cpu_side(cpu, tokens)
-        return Work(
+        none = np.zeros(())
+        stays = Work(
             shared=shared_s,
             gpu=self._gpu_side(gpu),
-            write_backs=np.asarray(written * (prices.to_host_s * self.engine.write_back)),
-            copies=np.asarray(copied * prices.to_gpu_s),
+            write_backs=none,
+            copies=none,
             hidden=hidden,
             cpu=computed,
             result=result,
-            background=np.asarray(background * prices.to_gpu_s),
+            background=np.asarray(background * self.prices.to_gpu_s),
+        )
+        return self.moving(stays, copied=copied, written=written)
+
+    def moving(self, work: Work, *, copied: Tokens | int, written: Tokens | int) -> Work:
+        """Let layers also copy experts to the GPU, and evicted ones back if the engine does."""
+        prices = self.prices
+        return work._replace(
+            write_backs=np.asarray(written * (prices.to_host_s * self.engine.write_back)),
+            copies=np.asarray(copied * prices.to_gpu_s),
         )
 
-    def _gpu_side(self, load: Loads) -> FloatArray:
+    @property
+    def each_s(self) -> tuple[EachSeconds, ...]:
+        """What gives the seconds of experts that are computed or sent one by one."""
+        if not self.engine.looped:
+            return ()
+        latency = self.prices.latency
+        one_by_one = () if self.engine.overlap else (self._down_s, self._up_s)
+        return (latency.gpu_expert_s, latency.cpu_expert_s, *one_by_one)
+
+    def _gpu_side(self, load: Load) -> FloatArray:
         latency = self.prices.latency
         if self.engine.looped:
-            return load.sums(np.asarray(latency.gpu_expert_s(load.tokens)))
+            return load.sums(latency.gpu_expert_s)
         return np.asarray(latency.gpu_call_s(load.experts, load.pairs))
 
-    def _cpu_side(self, load: Loads, tokens: Tokens) -> tuple[FloatArray, ...]:
-        down, up = self._sent_s(tokens, _DOWN), self._sent_s(load.pairs, _UP)
+    def _cpu_side(self, load: Load, tokens: Tokens) -> tuple[FloatArray, ...]:
+        down, up = self._down_s(tokens), self._up_s(load.pairs)
         down, up = down * (load.pairs > 0), up * (load.pairs > 0)
         if not self.engine.looped:
             return down, self._cpu_together(load), up
-        computed = load.sums(np.asarray(self.prices.latency.cpu_expert_s(load.tokens)))
+        computed = load.sums(self.prices.latency.cpu_expert_s)
         if self.engine.overlap:
             return down, computed, up
-        one_by_one = (self._sent_s(load.tokens, direction) for direction in (_DOWN, _UP))
-        down, up = (load.sums(seconds) for seconds in one_by_one)
-        return down, computed, up
+        return load.sums(self._down_s), computed, load.sums(self._up_s)
 
-    def _cpu_together(self, load: Loads) -> FloatArray:
+    def _cpu_together(self, load: Load) -> FloatArray:
         """Price one call of the CPU workers per layer, from the experts that have tokens.
 
         It takes the mean, over its experts, of a call whose experts all have as many; or, with
         several workers, as long as one of them on its largest expert (`Latency.cpu_experts_s`).
         """
-        latency, experts = self.prices.latency, load.experts
-        beside = experts.reshape(-1)[load.layers]  # experts of the same call
-        alike = latency.cpu_alike_s(beside, load.tokens)
-        seconds = load.sums(alike) / np.maximum(experts, 1)
+        latency = self.prices.latency
+        seconds = load.sums_beside(latency.cpu_alike_s) / np.maximum(load.experts, 1)
         if latency.cpu_workers == 1:
             return np.asarray(seconds)
-        share = latency.cpu_workers / beside
-        largest = np.zeros(experts.size)
-        on_one = latency.cpu_call_s + (alike - latency.cpu_call_s) * share
-        np.maximum.at(largest, load.layers, on_one)
-        return np.maximum(seconds, largest.reshape(experts.shape))
+        return np.maximum(seconds, load.largest_beside(self._on_one_s))
 
-    def _sent_s(self, rows: Tokens, direction: Direction) -> FloatArray:
-        return np.asarray(self.prices.hidden_s(rows, direction))
+    def _on_one_s(self, experts: Tokens, tokens: Tokens) -> FloatArray:
+        """Time calls in which one of the workers has one of the experts to itself."""
+        latency = self.prices.latency
+        share = latency.cpu_workers / experts
+        alike = latency.cpu_alike_s(experts, tokens)
+        return np.asarray(latency.cpu_call_s + (alike - latency.cpu_call_s) * share)
 
+    def _down_s(self, rows: Tokens) -> FloatArray:
+        return np.asarray(self.prices.hidden_s(rows, Direction.D2H))
 
-_DOWN, _UP = Direction.D2H, Direction.H2D
+    def _up_s(self, rows: Tokens) -> FloatArray:
+        return np.asarray(self.prices.hidden_s(rows, Direction.H2D))
