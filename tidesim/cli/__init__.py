@@ -22,6 +22,7 @@ from tidesim.cli import (
     solving,
     trace,
     validation,
+    whatif,
 )
 from tidesim.errors import TidesimError
 
@@ -37,6 +38,7 @@ for module in (
     demo,
     decoding,
     simulation,
+    whatif,
     solving,
     regimes,
     sensitivity,
