@@ -45,6 +45,8 @@ def problem_of(
         The costs are beyond what the solver counts with.
     """
     others = case.memory.total_bytes - case.memory.slots_bytes
+    if memory_bytes is not None:
+        others += case.memory.kept_free_bytes(memory_bytes, case.setup.engine.free_percent)
     background = search.promotion is Promotion.BACKGROUND
     closed = search.formulation is Formulation.CLOSED_FORM
     most = search.copies_per_step
