@@ -297,6 +297,21 @@ def test_impossible_rate_is_refused(refused, value):
     )
 
 
+def test_every_command_with_a_machine_takes_what_ifs(tidesim):
+    machines = ("simulate", "compare", "whatif", "solve", "regimes", "sensitivity", "validate")
+    for command in (*machines, "generate"):
+        _, out, _ = tidesim(command, "--help")
+
+        assert "--hardware" in out, command
+        assert "--set" in out, command
+
+
+def test_a_what_if_without_a_machine_is_refused(refused):
+    assert "give --hardware NAME" in refused(
+        "generate", "--prompt", "x", "--policy", "tide", "--set", "cpu.cores=x2"
+    )
+
+
 def test_empty_prompt_and_unknown_token_are_refused(refused, tmp_path):
     ids = tmp_path / "f.json"
     ids.write_text('{"ids": [99999]}')

@@ -112,7 +112,10 @@ def test_the_command_prints_writes_and_refuses(ok, tidesim, refused, tmp_path):
     answer = ok(*command, "--out", page)
     status, out, _ = tidesim(*command, "--marks", "rtx4090-24gb-pcie4-desktop")
 
+    marked = {mark["hardware"] for mark in answer["marks"]}
     assert len(answer["cells"]) == 49
+    assert {A100.name, H100.name} <= marked
+    assert not [name for name in marked if name.endswith("-unified")]
     assert answer["report"] == str(page)
     assert page.exists()
     assert status == 0

@@ -15,6 +15,7 @@ from tidesim.trace.passes import Trace
 LINK_KEYS = ("link.h2d_bytes_per_s", "link.d2h_bytes_per_s")
 CPU_KEYS = ("cpu.expert_bytes_per_s", "cpu.flops_bf16")
 FACTORS = (0.125, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0)  # of the base machine's rates
+_NO_LINK_BYTES_PER_S = 1e15  # of GPU and CPU with one memory; see hwprofiles/README.md
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -155,6 +156,13 @@ def _cell(contest: Contest, profile: HardwareProfile, *, link: float, cpu: float
         cpu_bytes_per_s=scaled[CPU_KEYS[0]],
         standing=contest.on(profile.with_overrides(scaled)),
     )
+
+
+def has_link(profile: HardwareProfile) -> bool:
+    """Whether a machine has a place on a map: both rates, and a link that takes time."""
+    if profile.missing((LINK_KEYS[0], CPU_KEYS[0])):
+        return False
+    return profile.value(LINK_KEYS[0]) < _NO_LINK_BYTES_PER_S
 
 
 def _mark(profile: HardwareProfile) -> Mark:

@@ -23,6 +23,7 @@ from tidesim.cli import (
     solving,
     trace,
     validation,
+    whatif,
 )
 from tidesim.errors import TidesimError
 
@@ -38,6 +39,7 @@ for module in (
     demo,
     decoding,
     simulation,
+    whatif,
     solving,
     regimes,
     sensitivity,

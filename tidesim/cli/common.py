@@ -24,6 +24,7 @@ from rich.text import Text
 from tidesim.errors import SettingError
 from tidesim.hardware import HardwareProfile, load_profile
 from tidesim.model_spec import ModelSpec, load_model_spec
+from tidesim.overrides import overridden
 from tidesim.resources import atomic_path
 from tidesim.schedule import Schedule, check_schedule, load_schedule
 from tidesim.trace.io import load_trace
@@ -64,7 +65,11 @@ MostPromotions = Annotated[
 ]
 Overrides = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="What-if: replace a number of the profile."),
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="What-if: replace a number of the profile, as 5e10, 50GB/s or x1.5 (times what it is).",
+    ),
 ]
 Requests = Annotated[
     str | None,
@@ -145,21 +150,9 @@ def read_profile(name: str, overrides: list[str] | None = None) -> HardwareProfi
     Raises
     ------
     SettingError
-        An override is not ``KEY=NUMBER``.
+        As `overridden`.
     """
-    profile = load_profile(name)
-    changes: dict[str, float] = {}
-    for text in overrides or []:
-        key, sep, value = text.partition("=")
-        try:
-            changes[key.strip()] = float(value)
-        except ValueError:
-            sep = ""
-        if not sep:
-            raise SettingError(
-                f"--set {text}: not KEY=NUMBER; write for example --set link.h2d_bytes_per_s=5e10"
-            )
-    return profile.with_overrides(changes) if changes else profile
+    return overridden(load_profile(name), overrides or ())
 
 
 def read_sizes(name: str | None) -> ModelSpec | None:

@@ -82,6 +82,7 @@ class Offloading:
     backend: str | None
     trace: str | None
     hardware: str | None
+    set_: list[str] | None
     cpu_workers: int | None
     link_gb_per_s: float | None
     force: bool
@@ -114,6 +115,8 @@ class Offloading:
                 "--schedule decides policy, interval, budget, engine and promotion; "
                 "leave those options out"
             )
+        if self.set_ and self.hardware is None:
+            raise SettingError("--set changes a machine; give --hardware NAME with it")
         if self.timeline is not None:
             check_writable(self.timeline)
 
@@ -123,7 +126,7 @@ class Offloading:
 
         trace = None if self.trace is None else read_trace(self.trace)
         training = None if trace is None else splits(trace)[0]
-        profile = None if self.hardware is None else read_profile(self.hardware)
+        profile = None if self.hardware is None else read_profile(self.hardware, self.set_)
         if self.schedule is not None:
             plan = read_schedule(
                 self.schedule, spec, trace=trace, profile=profile, force=self.force

@@ -25,7 +25,7 @@ from tidesim.cli.common import (
 from tidesim.cli.simulation import Engine
 from tidesim.contest import INTERVALS, Standing
 from tidesim.hardware import load_profile, profile_names
-from tidesim.regimes import RegimeMap, regime_map
+from tidesim.regimes import RegimeMap, has_link, regime_map
 
 
 def register(app: typer.Typer) -> None:
@@ -47,7 +47,9 @@ def regimes(
     marks: Annotated[
         str | None,
         typer.Option(
-            "--marks", help="Machines to place on the map, with commas; by default the bundled."
+            "--marks",
+            help="Machines to place on the map, with commas; by default the bundled ones that have "
+            "a link.",
         ),
     ] = None,
     out: Annotated[
@@ -63,7 +65,11 @@ def regimes(
     """
     if out is not None:
         check_writable(out)
-    named = profile_names() if marks is None else marks.split(",")
+    machines = [
+        load_profile(name) for name in (profile_names() if marks is None else marks.split(","))
+    ]
+    if marks is None:
+        machines = [machine for machine in machines if has_link(machine)]
     found = regime_map(
         read_trace(trace),
         read_profile(hardware, set_),
@@ -72,7 +78,7 @@ def regimes(
         engine=engine,
         sizes=read_sizes(sizes),
         intervals=integers(intervals, "--intervals") or INTERVALS,
-        marks=[load_profile(name) for name in named],
+        marks=machines,
     )
     if out is not None:
         from tidesim.report.regime_figures import write_regime_page  # noqa: PLC0415 (plotly)

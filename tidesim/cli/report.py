@@ -11,6 +11,20 @@ from tidesim.errors import SettingError
 from tidesim.resources import sha256_file
 from tidesim.timeline import load_timeline
 
+Block = Annotated[
+    int | None,
+    typer.Option("--block", help="By default the first decoded block; -1 is the prefill."),
+]
+StepRange = Annotated[
+    str | None,
+    typer.Option(
+        "--steps",
+        metavar="A:B",
+        help="Steps A to B - 1 of the block, as in Python; either may be left out. The commit "
+        "is the step after the last denoise step. By default the first 3.",
+    ),
+]
+
 
 def register(app: typer.Typer) -> None:
     """Add the command of this module."""
@@ -29,19 +43,8 @@ def report(
     request: Annotated[
         int | None, typer.Option("--request", help="By default the first that decodes a block.")
     ] = None,
-    block: Annotated[
-        int | None,
-        typer.Option("--block", help="By default the first decoded block; -1 is the prefill."),
-    ] = None,
-    steps: Annotated[
-        str | None,
-        typer.Option(
-            "--steps",
-            metavar="A:B",
-            help="Steps A to B - 1 of the block, as in Python; either may be left out. The commit "
-            "is the step after the last denoise step. By default the first 3.",
-        ),
-    ] = None,
+    block: Block = None,
+    steps: StepRange = None,
     json: Json = False,
 ) -> None:
     """Draw what each resource does in some steps, with the critical path and the counters.
@@ -51,7 +54,7 @@ def report(
     from tidesim.report.extract import extract  # noqa: PLC0415 (imports networkx)
     from tidesim.report.timeline_page import write_timeline_page  # noqa: PLC0415 (imports plotly)
 
-    wanted = _steps(steps)
+    wanted = read_steps(steps)
     if out.resolve() == file.resolve():
         raise SettingError(f"--out {out} is the timeline itself; name another file for the page")
     check_writable(out)
@@ -71,7 +74,7 @@ def report(
     )
 
 
-def _steps(text: str | None) -> tuple[int, int | None] | None:
+def read_steps(text: str | None) -> tuple[int, int | None] | None:
     """Read ``A:B``, of which either may be left out.
 
     Raises

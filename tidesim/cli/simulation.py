@@ -48,6 +48,20 @@ from tidesim.trace.passes import Trace
 Engine = Annotated[
     str, typer.Option("--engine", help="How the runtime executes: tidesim or tide-reference.")
 ]
+Interval = Annotated[
+    int | None, typer.Option("--interval", help="Steps between refreshes, for tide.")
+]
+PromotionName = Annotated[
+    str | None,
+    typer.Option(
+        "--promotion",
+        help="When promoted experts serve: blocking (this pass) or background (the next); "
+        "by default as the policy is meant.",
+    ),
+]
+Batch = Annotated[
+    int, typer.Option("--batch", metavar="N", help="Requests decoded in step, sharing experts.")
+]
 
 
 def register(app: typer.Typer) -> None:
@@ -63,9 +77,7 @@ def simulate(
     policy: Annotated[
         str | None, typer.Option("--policy", help="Rule that places experts.")
     ] = None,
-    interval: Annotated[
-        int | None, typer.Option("--interval", help="Steps between refreshes, for tide.")
-    ] = None,
+    interval: Interval = None,
     budget: Budget = None,
     memory_gb: MemoryGb = None,
     schedule: Annotated[
@@ -76,17 +88,8 @@ def simulate(
         str | None,
         typer.Option("--engine", help="tidesim (the default) or tide-reference."),
     ] = None,
-    promotion: Annotated[
-        str | None,
-        typer.Option(
-            "--promotion",
-            help="When promoted experts serve: blocking (this pass) or background (the next); "
-            "by default as the policy is meant.",
-        ),
-    ] = None,
-    batch: Annotated[
-        int, typer.Option("--batch", metavar="N", help="Requests decoded in step, sharing experts.")
-    ] = 1,
+    promotion: PromotionName = None,
+    batch: Batch = 1,
     method: Annotated[
         str,
         typer.Option("--method", help="des (events on a SimPy clock) or fast (closed form)."),

@@ -12,6 +12,7 @@ from tidesim.cli.common import (
     Hardware,
     Json,
     LinkRate,
+    Overrides,
     Requests,
     Sizes,
     SplitOption,
@@ -114,6 +115,7 @@ def validate(
     out: Annotated[
         Path | None, typer.Option("--out", help="Write the whole report as an HTML page.")
     ] = None,
+    set_: Overrides = None,
     force: Force = False,
     json: Json = False,
 ) -> None:
@@ -127,7 +129,7 @@ def validate(
     tolerances = Tolerances(
         run_error=max_run_error, pass_mape=max_pass_mape, kendall_tau=min_kendall_tau
     )
-    whole, profile = in_memory(read_trace(trace)), read_profile(hardware)
+    whole, profile = in_memory(read_trace(trace)), read_profile(hardware, set_)
     model_sizes = read_sizes(sizes)
     spec = sized_spec(whole.meta.model, model_sizes)
     plan = read_schedule(

@@ -1,0 +1,239 @@
+"""What if: two runs of the same requests, their differences, their timelines, and the command."""
+
+import json
+
+import pytest
+from builders import FakeLatency, case_of, small_spec, steps_trace
+
+from tidesim.errors import SettingError
+from tidesim.hardware import load_profile
+from tidesim.overrides import overridden
+from tidesim.report.whatif_page import (
+    difference_table,
+    extracts,
+    timeline_figures,
+    waiting_figure,
+    write_whatif_page,
+)
+from tidesim.simulate import prepare, run
+from tidesim.trace.io import load_trace
+from tidesim.whatif import what_if
+
+COUNTS = [[[0, 2, 1]], [[2, 1, 0]], [[1, 1, 1]], [[0, 0, 3]]]
+TRACE, A100, H100 = "tide-tiny-mixed", "a100-40gb-pcie4-xeon48", "h100-80gb-sxm-pcie5-xeon48"
+COMMAND = ("whatif", TRACE, "--hardware", A100, "--policy", "tide", "--interval", 4, "--budget", 8)
+
+
+@pytest.fixture(scope="module")
+def cases():
+    """A run, and one whose copies take half as long; eight passes and a commit after every two."""
+    trace = steps_trace(small_spec(), COUNTS * 2, steps_per_block=2, commits=True)
+    return case_of(trace), case_of(trace, latency=FakeLatency(expert_copy=4.0))
+
+
+@pytest.fixture(scope="module")
+def found(cases):
+    return what_if(*cases, keep_records=True)
+
+
+def test_both_runs_are_what_run_says_of_them(cases, found):
+    for case, result in zip(cases, (found.base, found.changed), strict=True):
+        assert result.to_json() == run(case).to_json()
+
+    assert found.speedup == pytest.approx(found.base.seconds / found.changed.seconds)
+    assert found.speedup > 1
+
+
+def test_a_change_is_relative_and_of_shares_in_points(found):
+    by_name = {one.name: one for one in found.differences()}
+
+    rate, waited = by_name["tokens per second"], by_name["waited for: link"]
+    assert rate.change == pytest.approx(found.speedup - 1)
+    assert waited.change == pytest.approx(found.changed.waited["link"] - found.base.waited["link"])
+    assert waited.change < 0
+    assert by_name["promotions"].change == 0
+
+
+@pytest.mark.parametrize("kind", ["busy", "waited for", "critical path"])
+def test_every_share_of_the_time_is_there_and_what_adds_up_adds_up(found, kind):
+    rows = [one for one in found.differences() if one.name.startswith(f"{kind}: ")]
+
+    assert len(rows) == (4 if kind == "waited for" else 5)
+    if kind != "busy":
+        assert sum(one.base for one in rows) == pytest.approx(100)
+        assert sum(one.changed for one in rows) == pytest.approx(100)
+
+
+def test_a_case_against_itself_differs_in_nothing(cases):
+    same = what_if(cases[0], cases[0])
+
+    assert same.speedup == 1
+    assert all(one.base == one.changed for one in same.differences())
+
+
+def test_from_zero_there_is_no_relative_change(cases):
+    still = case_of(cases[0].trace, policy="static-frequency", popularity=[[2, 1, 0]])
+    by_name = {one.name: one for one in what_if(still, cases[0]).differences()}
+
+    assert (by_name["promotions"].base, by_name["promotions"].change) == (0, None)
+    assert by_name["promotions"].changed > 0
+    assert by_name["critical path: h2d"].change is not None
+
+
+def test_the_frames_hold_every_difference_and_pass(found):
+    frame, passes = found.frame(), found.pass_frame()
+
+    assert list(frame.columns) == ["quantity", "unit", "base", "changed", "change"]
+    assert frame.set_index("quantity").loc["tokens per second", "change"] == found.speedup - 1
+    assert frame["change"].dtype == float
+    assert passes["base_s"].sum() == pytest.approx(found.base.seconds)
+    assert passes["changed_s"].sum() == pytest.approx(found.changed.seconds)
+    assert passes["is_step"].sum() == found.base.steps
+
+
+def test_both_timelines_show_the_same_steps_over_the_same_milliseconds(found):
+    base, changed = extracts(found, block=1)
+    figures = timeline_figures(base, changed)
+
+    assert base.label == changed.label == "request 0, block 1, steps 0 to 2"
+    assert base.seconds > changed.seconds
+    spans = [figure.layout.xaxis.range for figure in figures]
+    assert spans[0] == spans[1] == (0, 1e3 * base.seconds)
+    bars = [sum(len(trace.x) for trace in figure.data if trace.type == "bar") for figure in figures]
+    assert min(bars) >= len(base.records)
+    assert [figure.layout.title.text.split(":")[0] for figure in figures] == ["base", "changed"]
+
+
+def test_waiting_adds_up_to_the_time_of_a_block(found):
+    figure = waiting_figure(found)
+
+    for number, result in enumerate((found.base, found.changed)):
+        total_ms = sum(trace.x[number] for trace in figure.data)
+        assert total_ms == pytest.approx(1e3 * result.seconds_per_block)
+
+
+def test_the_page_escapes_names_and_holds_both_machines(cases, tmp_path):
+    trace = steps_trace(small_spec(), COUNTS, steps_per_block=2, commits=True)
+    other = case_of(trace, latency=FakeLatency(expert_copy=4.0))
+    object.__setattr__(other, "hardware", "<i>changed</i>")
+    found = what_if(case_of(trace), other, keep_records=True)
+    page = tmp_path / "w.html"
+
+    write_whatif_page(page, found, extracts(found), trace="<b>mine</b>")
+
+    text = page.read_text()
+    assert "<b>mine" not in text
+    assert "<i>changed" not in text
+    assert "&lt;i&gt;changed" in text
+    assert "tokens per second" in text
+    assert text.count('class="plotly-graph-div"') == 3
+
+
+def test_without_records_there_is_no_timeline(cases):
+    with pytest.raises(SettingError, match="keep_records=True"):
+        extracts(what_if(*cases))
+
+
+def test_cases_of_other_requests_are_refused():
+    trace, machine = load_trace(TRACE), load_profile(A100)
+    first, second = (
+        prepare(trace.only((request,)), machine, policy="tide", interval=4, budget=8)
+        for request in (0, 1)
+    )
+
+    with pytest.raises(SettingError, match="different requests; give both the same"):
+        what_if(first, second)
+
+
+def test_passes_of_different_batches_belong_to_no_table():
+    trace, machine = load_trace(TRACE).only((0, 1)), load_profile(A100)
+    alone, together = (
+        prepare(trace, machine, policy="tide", interval=4, budget=8, batch=batch)
+        for batch in (1, 2)
+    )
+    found = what_if(alone, together, method="fast")
+
+    assert found.speedup > 1
+    with pytest.raises(SettingError, match="passes, so none belong together"):
+        found.pass_frame()
+
+
+def test_the_table_names_every_quantity_once(found):
+    names = [row[0] for row in difference_table(found).rows]
+
+    assert len(names) == len(set(names)) == len(found.differences())
+
+
+# ── the command ──────────────────────────────────────────────────────────────────────────────────
+
+
+def test_the_command_says_what_simulate_says_of_both_machines(ok):
+    change = ("--set", "link.h2d_bytes_per_s=x1.5", "--set", "link.latency_s=1us")
+    answer = ok(*COMMAND, *change)
+
+    simulate = ("simulate", *COMMAND[1:], "--no-gains")
+    for name, options in (("base", ()), ("changed", change)):
+        told = ok(*simulate, *options)
+        assert answer[name].items() <= told.items()
+    assert answer["report"] is None
+    assert answer["speedup"] > 1
+    assert answer["changed"]["hardware"] == (
+        f"{A100} with link.h2d_bytes_per_s = {1.5 * load_profile(A100).value('link.h2d_bytes_per_s'):g}, "
+        "link.latency_s = 1e-06"
+    )
+
+
+def test_the_other_machine_is_the_base(ok):
+    half = ("--against-set", "cpu.expert_bytes_per_s=x0.5")
+
+    against = ok(*COMMAND, "--against-hardware", H100, *half)
+    itself = ok(*COMMAND, *half)
+
+    assert against["base"]["hardware"] == f"{H100} with cpu.expert_bytes_per_s = 8.05e+10"
+    assert against["changed"]["hardware"] == itself["changed"]["hardware"] == A100
+    assert itself["base"]["hardware"] == f"{A100} with cpu.expert_bytes_per_s = 2.81e+10"
+    assert itself["speedup"] > 1
+
+
+def test_the_page_is_written_and_the_table_fits_80_columns(tidesim, tmp_path):
+    page = tmp_path / "what if é.html"
+    few = ("--requests", "0", "--set", "link.h2d_bytes_per_s=x2")
+
+    status, out, _ = tidesim(*COMMAND, *few, "--out", page, "--block", 2, "--steps", "1:3")
+
+    assert status == 0
+    assert max(map(len, out.splitlines())) <= 80
+    assert "tokens per second" in out
+    assert "points" in out
+    assert "block 2, steps 1 to 2" in page.read_text()
+
+
+def test_wrong_settings_are_refused(refused, tmp_path):
+    assert "nothing differs; give --set" in refused(*COMMAND)
+    change = ("--set", "cpu.cores=x2")
+    assert "--out FILE" in refused(*COMMAND, *change, "--steps", "0:2")
+    assert "a factor has no unit" in refused(*COMMAND, "--set", "cpu.cores=x2GB")
+    assert "--requests 77" in refused(*COMMAND, *change, "--requests", "77")
+
+
+def test_the_answer_is_plain_json(ok):
+    answer = ok(*COMMAND, "--requests", "0", "--set", "cpu.expert_bytes_per_s=80GB/s")
+
+    assert json.loads(json.dumps(answer, allow_nan=False)) == answer
+    rows = {row["name"]: row for row in answer["differences"]}
+    assert rows["tokens per second"]["base"] == answer["base"]["tokens_per_s"]
+
+
+def test_three_lines_of_python_do_the_same(ok):
+    whole, machine = load_trace(TRACE), load_profile(A100)
+    settings = {
+        "policy": "tide",
+        "interval": 4,
+        "budget": 8,
+        "popularity_from": whole.split("train"),
+    }
+    machines = (machine, overridden(machine, ["link.h2d_bytes_per_s=x2"]))
+    found = what_if(*(prepare(whole.only((0,)), each, **settings) for each in machines))
+
+    answer = ok(*COMMAND, "--requests", "0", "--split", "all", "--set", "link.h2d_bytes_per_s=x2")
+    assert found.to_json().items() <= answer.items()
