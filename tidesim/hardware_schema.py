@@ -100,6 +100,8 @@ class ContentionFactors(Strict):
 class EngineCosts(Strict):
     """What one engine pays per call.
 
+    `expert_copy_call_s` is what a copy of an expert's weights costs where that is more than another
+    copy, such as in an engine that makes new tensors for it; without it, `copy_call_s`.
     `cpu_rate_factor` is the share of the ``[cpu]`` rates that its CPU kernels reach; an engine
     without it runs the kernels those rates were measured with. `cpu_workers` is how many workers
     compute experts beside one another, each with an equal share of those rates; without it all
@@ -109,6 +111,7 @@ class EngineCosts(Strict):
     gpu_expert_call_s: Quantity | None = None
     cpu_expert_call_s: Quantity | None = None
     copy_call_s: Quantity | None = None
+    expert_copy_call_s: Quantity | None = None
     sync_s: Quantity | None = None
     decide_s: Quantity | None = None
     cpu_rate_factor: Factor | None = None

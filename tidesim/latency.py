@@ -142,6 +142,8 @@ class Latency:
         self.cpu_call_s = at[f"engine.{engine}.cpu_expert_call_s"]
         self.cpu_workers = int(costs.cpu_workers.value) if costs.cpu_workers else 1
         self._copy_call_s = at[f"engine.{engine}.copy_call_s"]
+        own = costs.expert_copy_call_s
+        self._expert_copy_call_s = own.value if own else self._copy_call_s
         self._tables = _fitting_tables(profile, spec)
         same = not self._tables or profile.baseline is profile
         self._baseline = self if same else Latency(profile.baseline, spec, engine=engine)
@@ -282,9 +284,8 @@ class Latency:
 
     def expert_copy_s(self, copies: int, direction: Direction, *, pinned: bool) -> float:
         """Time the copy of one expert cut into `copies` equal copies, one after the other."""
-        return copies * float(
-            self.copy_s(self.spec.expert_bytes / copies, direction, pinned=pinned)
-        )
+        moved_s = float(self.copy_s(self.spec.expert_bytes / copies, direction, pinned=pinned))
+        return copies * (moved_s + (self._expert_copy_call_s - self._copy_call_s))
 
     def basis(self, curve: str, *point: float) -> Basis:
         """Say what stands behind a time.
