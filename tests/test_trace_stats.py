@@ -168,9 +168,7 @@ class Oracle:
         steps = self.steps if steps is None else steps
         shares = []
         for layer in self.layers:
-            totals = [
-                sum(c[layer][e] for _, c in steps) for e in range(self.model.num_experts)
-            ]
+            totals = [sum(c[layer][e] for _, c in steps) for e in range(self.model.num_experts)]
             if not sum(totals):
                 return None
             shares.append(sum(sorted(totals, reverse=True)[:k]) / sum(totals))

@@ -155,7 +155,7 @@ def _with_spread(fitted: Fitted, model: ModelSpec, effort: Effort) -> Fitted:
 
 
 def _residuals(misses: Vector) -> Vector:
-    return misses * (1 + np.abs(misses))
+    return np.asarray(misses * (1 + np.abs(misses)))
 
 
 def _jacobian(fitted: Fitted, model: ModelSpec, effort: Effort) -> Vector:
