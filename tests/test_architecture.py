@@ -22,7 +22,7 @@ TIERS: tuple[set[str], ...] = (
     {"cli"},
     {"demo"},
     {"report", "harness"},
-    {"regimes", "sensitivity", "whatif"},
+    {"regimes", "reproduce", "sensitivity", "whatif"},
     {"validate", "calibrate", "configurations", "plan", "sweep", "compare"},
     {"contest"},
     {"optimize"},

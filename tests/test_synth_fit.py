@@ -44,7 +44,7 @@ def truth():
     ).model_copy(
         update={
             "workloads": {"code": workload},
-            "spread_by_layer": Spread(value=(1.1, 0.9), fitted_to="a test"),
+            "spread_by_layer": Spread(value=(1.3, 0.7), fitted_to="a test"),
         }
     )
 
@@ -52,9 +52,9 @@ def truth():
 @pytest.fixture(scope="module")
 def recovered(truth):
     trace = synthesize(truth, SMALL, requests=6, gen_length=96, seed=5)
-    start, seen, size = parameters_of(trace, name="known", requests=6)
+    start, seen, effort = parameters_of(trace, name="known", requests=6, rounds=7)
     rounds = []
-    fitted = fit(start, seen.meta.model, size, rounds=4, observe=lambda n, f: rounds.append(f.loss))
+    fitted = fit(start, seen.meta.model, effort, observe=lambda n, f: rounds.append(f.loss))
     return start, fitted, rounds
 
 
@@ -68,10 +68,17 @@ def test_known_parameters_come_back(truth, recovered):
 
     assert shared(found) == pytest.approx(shared(known), rel=0.1)
     assert abs(shared(first) / shared(known) - 1) > 0.1
-    assert fitted.parameters.spread_by_layer.value == pytest.approx((1.1, 0.9), rel=0.05)
-    assert found["masked_std"] == pytest.approx(known["masked_std"], rel=0.25)
-    assert 1 - found["decoded_keep"] == pytest.approx(1 - known["decoded_keep"], rel=0.4)
-    assert 1 - first["decoded_keep"] < 0.5 * (1 - known["decoded_keep"])
+    assert fitted.parameters.spread_by_layer.value == pytest.approx((1.3, 0.7), rel=0.15)
+    assert found["masked_std"] == pytest.approx(known["masked_std"], rel=0.15)
+    assert drift(found) == pytest.approx(drift(known), rel=0.45)
+    assert drift(first) < 0.5 * drift(known)
+    for name, tolerance in (("mask_std", 0.2), ("masked_keep", 0.15), ("jump_keep", 0.2)):
+        assert found[name] == pytest.approx(known[name], abs=tolerance), name
+
+
+def drift(values):
+    """Return how far a step moves a decoded position: its own part and the block's together."""
+    return 1 - values["decoded_keep"] + values["context_std"] ** 2 * (1 - values["context_keep"])
 
 
 def test_a_fit_only_ever_gets_better_and_meets_the_statistics(recovered):
@@ -92,10 +99,10 @@ def test_workloads_are_moments_of_the_trace(truth):
 
 
 def test_a_fit_looks_at_evenly_spaced_requests():
-    _, seen, size = parameters_of(load_trace(CAPTURED), name=CAPTURED, requests=3)
+    _, seen, effort = parameters_of(load_trace(CAPTURED), name=CAPTURED, requests=3)
 
     assert [info.request for info in seen.meta.requests] == [0, 20, 41]
-    assert size.requests == 3
+    assert effort.requests == 3
 
 
 def test_the_bundled_fit_is_within_a_tenth_of_the_captured_trace():
@@ -120,7 +127,13 @@ def test_a_trace_without_masked_positions_is_refused():
         parameters_of(Trace(trace.meta, rows), name="mine", requests=1)
 
 
-@pytest.mark.parametrize(("options", "words"), [({"requests": 0}, "requests is 0")])
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"requests": 0}, "requests is 0"),
+        ({"requests": 1, "rounds": 0}, "rounds is 0"),
+    ],
+)
 def test_settings_out_of_range_are_refused(options, words):
     with pytest.raises(SettingError, match=words):
         parameters_of(load_trace(CAPTURED), name=CAPTURED, **options)

@@ -160,12 +160,15 @@ class Oracle:
         blocks = self.blocks()
         return [(a, b) for a, b in pairwise(blocks) if a[0] == b[0]]
 
-    def popularity(self, k):
+    def popularity_in_block(self, k):
+        held = [self.of_block(block, self.steps) for block in self.blocks()]
+        return mean_or_none(self.popularity(k, steps) for steps in held if steps)
+
+    def popularity(self, k, steps=None):
+        steps = self.steps if steps is None else steps
         shares = []
         for layer in self.layers:
-            totals = [
-                sum(c[layer][e] for _, c in self.steps) for e in range(self.model.num_experts)
-            ]
+            totals = [sum(c[layer][e] for _, c in steps) for e in range(self.model.num_experts)]
             if not sum(totals):
                 return None
             shares.append(sum(sorted(totals, reverse=True)[:k]) / sum(totals))
@@ -177,6 +180,7 @@ class Oracle:
 
     def to_json(self, lags, budgets):
         powers = [2**n for n in range(20) if 2**n <= self.model.num_experts]
+        sizes = sorted({*powers, *(3 * k for k in powers if 3 * k <= self.model.num_experts)})
         return {
             "passes": len(self.steps),
             "blocks": len(self.blocks()),
@@ -191,6 +195,7 @@ class Oracle:
                 "same_step": self.same_step(),
             },
             "popularity": {str(k): self.popularity(k) for k in powers},
+            "popularity_in_block": {str(k): self.popularity_in_block(k) for k in sizes},
             "single_token_share": self.single(),
             "masked": {
                 "distinct_experts": self.distinct_among(True),

@@ -45,6 +45,7 @@ def test_a_small_block_has_the_numbers_worked_out_by_hand():
     assert [stats.hit_ratio[b][0] for b in (2, 3, 4)] == [12 / 16, 14 / 16, 1]
     assert stats.single_token_share == 4 / 8
     assert stats.popularity == {1: 7 / 16, 2: 12 / 16, 4: 15 / 16, 8: 1}
+    assert stats.popularity_in_block == stats.popularity | {3: 14 / 16, 6: 1}
     assert stats.cosine[5] is None
     assert stats.last_to_next_first is None
 

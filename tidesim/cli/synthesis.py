@@ -147,14 +147,15 @@ def fit_(
     Example: tidesim trace fit tide-tiny-mixed --out tiny.toml
     """
     check_writable(out)
-    start, seen, size = parameters_of(read_trace(trace), name=trace, requests=requests)
+    start, seen, effort = parameters_of(
+        read_trace(trace), name=trace, requests=requests, rounds=rounds
+    )
     with progress() as bar:
         task = bar.add_task("fit", total=rounds)
         fitted = fit(
             start,
             seen.meta.model,
-            size,
-            rounds=rounds,
+            effort,
             observe=lambda done, _fitted: bar.update(task, completed=done),
         )
     save_parameters(fitted.parameters, out)

@@ -1,9 +1,10 @@
 """Fit the process to statistics: damped Gauss-Newton steps on synthetic traces of equal draws.
 
-The loss is the mean fourth power of (statistic of a synthetic trace - target) / tolerance, so that
-the worst statistic counts most. The seed stays the same, which makes it nearly smooth in the
-parameters; standard deviations move by their logarithm, coefficients k by the logarithm of 1 - k.
-With every step each layer's spread is scaled towards the distinct experts it is to have.
+A miss m is (statistic of a synthetic trace - target) / tolerance; the loss is the mean square of
+m (1 + |m|), so that the worst statistics count most. The seed stays the same, which makes it nearly
+smooth in the parameters; standard deviations move by their logarithm, shares and correlations k by
+the logarithm of 1 - k. With every step each layer's spread is scaled towards the distinct experts it
+is to have.
 """
 
 from collections.abc import Callable
@@ -12,28 +13,35 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from tidesim.errors import SettingError
 from tidesim.model_spec import ModelSpec
 from tidesim.trace.synth.figures import figures
 from tidesim.trace.synth.generate import synthesize
 from tidesim.trace.synth.parameters import Kept, Parameters, Routing
 
 Vector = npt.NDArray[np.float64]
-ROUNDS = 8
+ROUNDS = 12
 _DIFFERENCE = 0.1  # of the transformed parameters
 _LONGEST_STEP = 0.7
-_DAMPING = (0.01, 0.1, 1.0, 10.0)  # of the mean curvature, tried in turn
+_DAMPING = (0.01, 0.1, 1.0, 10.0, 100.0)  # of the mean curvature, tried in turn
 _LIMIT = 9.0  # transformed parameters stay within ±9
 _SPREAD_POWER = 0.8  # below 1, or layers would swing about their numbers
 _BY_LAYER = "late.by_layer.{}.distinct_experts.mean"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Size:
-    """How much is synthesised for every evaluation."""
+class Effort:
+    """How much a fit does: what is drawn for every evaluation, and how many rounds at most."""
 
     requests: int
     gen_length: int
     seed: int = 0
+    rounds: int = ROUNDS
+
+    def __post_init__(self) -> None:
+        for name in ("requests", "rounds"):
+            if getattr(self, name) < 1:
+                raise SettingError(f"{name} is {getattr(self, name)} but a fit takes 1 or more")
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,16 +73,15 @@ class Fitted:
 
     @property
     def loss(self) -> float:
-        """Mean fourth power of `misses`."""
-        return float(np.mean(self.misses**4))
+        """Mean square of the residuals."""
+        return float(np.mean(_residuals(self.misses) ** 2))
 
 
 def fit(
     parameters: Parameters,
     model: ModelSpec,
-    size: Size,
+    effort: Effort,
     *,
-    rounds: int = ROUNDS,
     observe: Callable[[int, Fitted], None] = lambda _round, _fitted: None,
 ) -> Fitted:
     """Fit routing numbers and spread to the targets of `parameters`, starting from its numbers.
@@ -83,18 +90,16 @@ def fit(
     ----------
     parameters : Parameters
     model : ModelSpec
-    size : Size
-    rounds : int
-        Steps at most; fewer where no step helps any more.
+    effort : Effort
     observe : callable
         Called after every round with its number, from 1, and the best so far.
     """
-    best = _with_spread(_evaluate(parameters, model, size), model, size)
-    for number in range(1, rounds + 1):
-        jacobian = _jacobian(best, model, size)
+    best = _with_spread(_evaluate(parameters, model, effort), model, effort)
+    for number in range(1, effort.rounds + 1):
+        jacobian = _jacobian(best, model, effort)
         for damping in _DAMPING:
             moved = _moved(best.parameters, _step(best, jacobian, damping))
-            tried = _with_spread(_evaluate(moved, model, size), model, size)
+            tried = _with_spread(_evaluate(moved, model, effort), model, effort)
             if tried.loss < best.loss:
                 best = tried
                 break
@@ -104,10 +109,10 @@ def fit(
     return best
 
 
-def _evaluate(parameters: Parameters, model: ModelSpec, size: Size) -> Fitted:
+def _evaluate(parameters: Parameters, model: ModelSpec, effort: Effort) -> Fitted:
     native = model.block_length
     lengths = dict.fromkeys([native, *(t.block_length or native for t in parameters.targets)])
-    found = {length: _figures(parameters, model, size, length) for length in lengths}
+    found = {length: _figures(parameters, model, effort, length) for length in lengths}
     return Fitted(
         parameters,
         tuple(found[t.block_length or native][t.figure] for t in parameters.targets),
@@ -116,21 +121,21 @@ def _evaluate(parameters: Parameters, model: ModelSpec, size: Size) -> Fitted:
 
 
 def _figures(
-    parameters: Parameters, model: ModelSpec, size: Size, block_length: int
+    parameters: Parameters, model: ModelSpec, effort: Effort, block_length: int
 ) -> dict[str, float]:
     return figures(
         synthesize(
             parameters,
             model,
-            requests=size.requests,
-            gen_length=size.gen_length,
-            seed=size.seed,
+            requests=effort.requests,
+            gen_length=effort.gen_length,
+            seed=effort.seed,
             block_length=block_length,
         )
     )
 
 
-def _with_spread(fitted: Fitted, model: ModelSpec, size: Size) -> Fitted:
+def _with_spread(fitted: Fitted, model: ModelSpec, effort: Effort) -> Fitted:
     """Scale every layer's spread towards its distinct experts; the mean goes into deviations."""
     parameters = fitted.parameters
     wanted = parameters.spread_by_layer.distinct_experts
@@ -146,28 +151,27 @@ def _with_spread(fitted: Fitted, model: ModelSpec, size: Size) -> Fitted:
     by_layer = moved.spread_by_layer.model_copy(
         update={"value": tuple(np.round(spread / mean, 4).tolist())}
     )
-    return _evaluate(moved.model_copy(update={"spread_by_layer": by_layer}), model, size)
+    return _evaluate(moved.model_copy(update={"spread_by_layer": by_layer}), model, effort)
 
 
-def _signed_squares(misses: Vector) -> Vector:
-    """Return residuals whose squares add up to the loss."""
-    return misses * np.abs(misses)
+def _residuals(misses: Vector) -> Vector:
+    return np.asarray(misses * (1 + np.abs(misses)))
 
 
-def _jacobian(fitted: Fitted, model: ModelSpec, size: Size) -> Vector:
+def _jacobian(fitted: Fitted, model: ModelSpec, effort: Effort) -> Vector:
     """Return d residual / d transformed parameter, [targets, parameters]."""
-    here = _signed_squares(fitted.misses)
+    here = _residuals(fitted.misses)
     columns = []
     for step in _DIFFERENCE * np.eye(len(Routing.model_fields)):
-        there = _evaluate(_moved(fitted.parameters, step), model, size)
-        columns.append((_signed_squares(there.misses) - here) / _DIFFERENCE)
+        there = _evaluate(_moved(fitted.parameters, step), model, effort)
+        columns.append((_residuals(there.misses) - here) / _DIFFERENCE)
     return np.stack(columns, axis=1)
 
 
 def _step(fitted: Fitted, jacobian: Vector, damping: float) -> Vector:
     normal = jacobian.T @ jacobian
     scale = damping * np.trace(normal) / len(normal)
-    downhill = -jacobian.T @ _signed_squares(fitted.misses)
+    downhill = -jacobian.T @ _residuals(fitted.misses)
     step = np.linalg.solve(normal + scale * np.eye(len(normal)), downhill)
     return np.asarray(step * min(1.0, _LONGEST_STEP / max(np.abs(step).max(), 1e-9)))
 

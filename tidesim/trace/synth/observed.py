@@ -1,6 +1,7 @@
 """What a trace gives a fit: its workloads by moments, its statistics as targets."""
 
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 
@@ -9,11 +10,12 @@ from tidesim.model_spec import ModelSpec
 from tidesim.trace.passes import Kind, RequestInfo, Trace
 from tidesim.trace.stats import default_budgets
 from tidesim.trace.synth.figures import figures
-from tidesim.trace.synth.fit import Size
+from tidesim.trace.synth.fit import ROUNDS, Effort
 from tidesim.trace.synth.parameters import (
     FORMAT,
     VERSION,
     Parameters,
+    Routing,
     Spread,
     Target,
     Workload,
@@ -22,10 +24,13 @@ from tidesim.trace.synth.parameters import (
 
 _START = "llada2.0-flash"  # bundled parameters whose routing numbers a fit starts from
 _UNNAMED = "captured"
-_SHARE, _COSINE = 0.05, 0.02  # tolerances: of a value, and of cosines, which are near 1
+_REPEAT_SHARE = 0.2  # the bundled one is 0, which is the end of its range
+_SHARE = 0.05  # tolerance, of a value
 
 
-def parameters_of(trace: Trace, *, name: str, requests: int) -> tuple[Parameters, Trace, Size]:
+def parameters_of(
+    trace: Trace, *, name: str, requests: int, rounds: int = ROUNDS
+) -> tuple[Parameters, Trace, Effort]:
     """Return where a fit to a trace starts, what of the trace it looks at, and how much to draw.
 
     Parameters
@@ -36,14 +41,15 @@ def parameters_of(trace: Trace, *, name: str, requests: int) -> tuple[Parameters
         What to call it in the parameters.
     requests : int
         How many of its requests to look at, evenly spaced.
+    rounds : int
+        Steps of the fit at most.
 
     Raises
     ------
     SettingError
-        No requests asked for, or the trace does not record what a fit needs.
+        No requests or rounds asked for, or the trace does not record what a fit needs.
     """
-    if requests < 1:
-        raise SettingError(f"requests is {requests} but a fit looks at 1 or more")
+    effort = Effort(requests=requests, gen_length=1, rounds=rounds)
     seen = _evenly(trace, requests)
     model, infos = trace.meta.model, seen.meta.requests
     workloads = _workloads(seen, name)
@@ -56,18 +62,22 @@ def parameters_of(trace: Trace, *, name: str, requests: int) -> tuple[Parameters
         model=model.name,
         note=f"Fitted to {name} by tidesim trace fit.",
         model_seed=start.model_seed,
-        routing=start.routing.model_validate(
-            {
-                key: number.model_copy(update={"fitted_to": f"all targets, of {name}"})
-                for key, number in start.routing
-            }
-        ),
+        routing=_routing(start.routing, name),
         spread_by_layer=_spread(found, model, name),
         workloads=workloads,
         targets=targets,
     )
     written = sum(info.generated_tokens for info in infos) / len(infos)
-    return parameters, seen, Size(requests=len(infos), gen_length=max(1, round(written)))
+    effort = replace(effort, requests=len(infos), gen_length=max(1, round(written)))
+    return parameters, seen, effort
+
+
+def _routing(start: Routing, name: str) -> Routing:
+    values = {key: number.value for key, number in start} | {"repeat_share": _REPEAT_SHARE}
+    source = f"all targets, of {name}"
+    return Routing.model_validate(
+        {key: {"value": value, "fitted_to": source} for key, value in values.items()}
+    )
 
 
 def _evenly(trace: Trace, requests: int) -> Trace:
@@ -126,12 +136,17 @@ def _targets(found: dict[str, float], model: ModelSpec, name: str) -> tuple[Targ
         Target(
             figure=figure,
             value=round(found[figure], 5),
-            tolerance=_COSINE if "cosine" in figure else round(_SHARE * found[figure], 5),
+            tolerance=round(_tolerance(figure, found[figure]), 5),
             source=name,
         )
         for figure in _names(model)
         if found.get(figure)
     )
+
+
+def _tolerance(figure: str, value: float) -> float:
+    """Return a twentieth; of cosines, which are near 1, a fifth of what they lack."""
+    return max(0.01, (1 - value) / 5) if "cosine" in figure else _SHARE * value
 
 
 def _names(model: ModelSpec) -> list[str]:
@@ -144,6 +159,8 @@ def _names(model: ModelSpec) -> list[str]:
         "block.token_overlap.1",
         "late.token_overlap.1",
         "late.masked.token_overlap",
+        "block.decoded.token_overlap",
+        "block.just_decoded.token_overlap",
         "late.single_token_share",
         *(f"block.cosine.{lag}" for lag in (1, 5)),
         *(f"late.{measure}.{lag}" for measure in ("cosine", "jaccard") for lag in (1, 2, 3)),

@@ -1,0 +1,84 @@
+"""``tidesim reproduce``: the TIDE paper's throughputs beside predictions."""
+
+import typer
+
+from tidesim.cli.common import Json, number, out, print_json, print_table
+from tidesim.reproduce import Reproduction, Row
+from tidesim.reproduce import reproduce as run_reproduction
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command of this module."""
+    app.command("reproduce")(reproduce)
+
+
+def reproduce(*, json: Json = False) -> None:
+    """Predict the TIDE paper's throughputs, and what the same machines could do; a few minutes.
+
+    Example: tidesim reproduce --json
+    """
+    found = run_reproduction()
+    if json:
+        print_json(found.to_json())
+        return
+    _print(found)
+
+
+def _print(found: Reproduction) -> None:
+    published = [row for row in found.rows if row.published is not None]
+    print_table(
+        "engine tide-reference on an A100 40 GB, mini, 256 tokens of MBPP (synthetic routing)",
+        ["policy", "slots", "τ", "published", "predicted", "error", ""],
+        [
+            [
+                row.policy,
+                str(row.budget),
+                _interval(row),
+                number(row.published, 2),
+                number(row.predicted, 2),
+                f"{row.error:+.1%}" if row.error is not None else "–",
+                "fitted" if row.fitted else "predicted",
+            ]
+            for row in published
+        ],
+    )
+    print_table(
+        "tide over the others",
+        ["over", "slots", "published", "predicted", "error"],
+        [
+            [
+                ratio["over"],
+                str(ratio["budget"]),
+                number(ratio["published"], 2),
+                number(ratio["predicted"], 2),
+                f"{ratio['error']:+.1%}",
+            ]
+            for ratio in found.ratios()
+        ],
+    )
+    print_table(
+        "beyond the published rows, tokens per second",
+        ["policy", "engine", "model", "slots", "τ", "tokens", "block", "t/fwd", "predicted"],
+        [
+            [
+                row.policy,
+                row.engine,
+                row.model.removeprefix("llada2.0-"),
+                str(row.budget),
+                _interval(row),
+                str(row.gen_length),
+                str(row.block_length),
+                number(row.tokens_per_forward, 1),
+                number(row.predicted, 2) + (f" ({row.bottleneck})" if row.bottleneck else ""),
+            ]
+            for row in found.rows
+            if row.published is None
+        ],
+        caption="t/fwd: tokens decoded per forward; 3.4 (mini) and 4.0 (flash) at threshold 0.95",
+    )
+    costs = ", ".join(f"{name} {1e3 * cost:.3f} ms" for name, cost in found.costs_s.items())
+    out.print(f"fitted: {costs}", highlight=False)
+
+
+def _interval(row: Row) -> str:
+    return "–" if row.interval is None else str(row.interval)
