@@ -1,8 +1,9 @@
 """Reproduce: the TIDE paper's throughputs, predicted from synthetic traces and published rates.
 
-A few per-call costs of the authors' engine are fitted to the rows of LLaDA2.0-mini at 128 experts per
+Two per-call costs of the authors' engine are fitted to the rows of LLaDA2.0-mini at 128 experts per
 layer; every other row is a prediction. The engine runs one operation after another, so that seconds
-are linear in those costs.
+are linear in those costs. The paper names two generation lengths and does not say which a row is of;
+a row is predicted as the mean over both.
 """
 
 from collections.abc import Iterator, Sequence
@@ -40,7 +41,7 @@ FASTER_DECODING = (1.25, 1.5)
 
 
 class Published(NamedTuple):
-    """A throughput of the paper; its generation length is not stated with it."""
+    """A throughput of the paper."""
 
     model: str
     budget: int
@@ -70,8 +71,11 @@ class Row:
     budget : int
         Slots per mixture layer.
     policy : str
-    interval : int or None
-    gen_length, block_length : int
+    intervals : tuple of (int or None)
+        For each generation length; None where there is no interval.
+    gen_lengths : tuple of int
+        Tokens per second are the mean over these.
+    block_length : int
     tokens_per_forward : float
     engine : str
     published : float or None
@@ -90,8 +94,8 @@ class Row:
     hardware: str
     budget: int
     policy: str
-    interval: int | None
-    gen_length: int
+    intervals: tuple[int | None, ...]
+    gen_lengths: tuple[int, ...]
     block_length: int
     tokens_per_forward: float
     engine: str
@@ -327,40 +331,54 @@ class Bench:
 
 def reproduce() -> Reproduction:
     """Fit, predict the paper's rows and others, and say what the same machines could do."""
-    mini = Bench.of(Setting(model=MINI))
-    costs = _fitted(mini)
-    rows = [_row(mini, each.policy, each.budget, costs, published=each) for each in PUBLISHED]
-    rows += _beyond(costs)
-    rows += _with_tidesim(mini, (128, 64))
-    rows += _with_tidesim(Bench.of(Setting(model=FLASH)), FLASH_BUDGETS)
+    mini = [Bench.of(Setting(model=MINI, gen_length=length)) for length in LENGTHS]
+    flash = [Bench.of(Setting(model=FLASH, gen_length=length)) for length in LENGTHS]
+    costs = fitted_costs(mini)
+    rows = [predict(mini, each.policy, each.budget, costs, published=each) for each in PUBLISHED]
+    rows += _beyond(mini, (128, 64), costs)
+    rows += _beyond(flash, FLASH_BUDGETS, costs)
+    others = [Setting(model=FLASH, block_length=length) for length in BLOCK_LENGTHS]
+    others += [Setting(model=FLASH, faster=faster) for faster in FASTER_DECODING]
+    for setting in others:
+        rows += _beyond([Bench.of(setting)], FLASH_BUDGETS, costs)
+    rows += _with_tidesim(mini[0], (128, 64))
+    rows += _with_tidesim(flash[0], FLASH_BUDGETS)
     return Reproduction(rows=tuple(rows), costs_s=dict(zip(NAMES, costs.tolist(), strict=True)))
 
 
-def _fitted(bench: Bench) -> FloatArray:
+def fitted_costs(benches: Sequence[Bench]) -> FloatArray:
     """Return the per-call costs, [costs], that bring the rows to be fitted nearest."""
     rows = [row for row in PUBLISHED if row.is_fitted]
 
     def errors(scaled: FloatArray) -> FloatArray:
         costs = scaled * UNIT_S
-        return np.array(
-            [bench.speed(row.policy, row.budget, costs)[0] / row.tokens_per_s - 1 for row in rows]
-        )
+        found = [_mean(benches, row.policy, row.budget, costs) for row in rows]
+        return np.array(found) / [row.tokens_per_s for row in rows] - 1
 
     ones = np.ones(len(FITTED))
     return np.asarray(fit(errors, ones, 0 * ones, ones * MOST_CALL_S / UNIT_S) * UNIT_S)
 
 
-def _row(
-    bench: Bench, policy: str, budget: int, costs: FloatArray, *, published: Published | None = None
+def _mean(benches: Sequence[Bench], policy: str, budget: int, costs: FloatArray) -> float:
+    return float(np.mean([bench.speed(policy, budget, costs)[0] for bench in benches]))
+
+
+def predict(
+    benches: Sequence[Bench],
+    policy: str,
+    budget: int,
+    costs: FloatArray,
+    *,
+    published: Published | None = None,
 ) -> Row:
-    """Predict one throughput of the authors' engine."""
-    predicted, interval = bench.speed(policy, budget, costs)
+    """Predict one throughput of the authors' engine, the mean over generation lengths."""
+    predicted = _mean(benches, policy, budget, costs)
     there = published.tokens_per_s if published else None
     return _make_row(
-        bench,
+        benches,
         budget=budget,
         policy=policy,
-        interval=interval,
+        intervals=tuple(bench.speed(policy, budget, costs)[1] for bench in benches),
         engine=ENGINE,
         published=there,
         predicted=predicted,
@@ -369,29 +387,24 @@ def _row(
     )
 
 
-def _make_row(bench: Bench, **values: Any) -> Row:
-    setting = bench.setting
+def _make_row(benches: Sequence[Bench], **values: Any) -> Row:
+    setting = benches[0].setting
     return Row(
         model=setting.model,
-        hardware=bench.profile.name,
-        gen_length=setting.gen_length,
+        hardware=benches[0].profile.name,
+        gen_lengths=tuple(bench.setting.gen_length for bench in benches),
         block_length=setting.block_length,
         tokens_per_forward=setting.tokens_per_forward,
         **values,
     )
 
 
-def _beyond(costs: FloatArray) -> Iterator[Row]:
-    """Predict what the paper names without a number that could be read, with the fitted costs."""
-    long = [(Setting(model=MINI, gen_length=length), (128, 64)) for length in LENGTHS[1:]]
-    flash = [Setting(model=FLASH, gen_length=length) for length in LENGTHS]
-    flash += [Setting(model=FLASH, block_length=length) for length in BLOCK_LENGTHS]
-    flash += [Setting(model=FLASH, faster=faster) for faster in FASTER_DECODING]
-    for setting, budgets in (*long, *((each, FLASH_BUDGETS) for each in flash)):
-        bench = Bench.of(setting)
+def _beyond(benches: Sequence[Bench], budgets: Sequence[int], costs: FloatArray) -> Iterator[Row]:
+    """Predict each length by itself: what the paper names without a number that could be read."""
+    for bench in benches:
         for budget in budgets:
             for policy in (SOLVED, EVERY_STEP, FIDDLER):
-                yield _row(bench, policy, budget, costs)
+                yield predict([bench], policy, budget, costs)
 
 
 def _with_tidesim(bench: Bench, budgets: Sequence[int]) -> Iterator[Row]:
@@ -406,10 +419,10 @@ def _with_tidesim(bench: Bench, budgets: Sequence[int]) -> Iterator[Row]:
             tau = min(runs, key=lambda tau: run_fast(replace(runs[tau], trace=train)).seconds)
             result = run_fast(replace(runs[tau], trace=heldout))
             yield _make_row(
-                bench,
+                [bench],
                 budget=budget,
                 policy=f"tide, {promotion}",
-                interval=tau,
+                intervals=(tau,),
                 engine="tidesim",
                 published=None,
                 predicted=result.tokens_per_s,

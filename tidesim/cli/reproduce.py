@@ -27,7 +27,7 @@ def reproduce(*, json: Json = False) -> None:
 def _print(found: Reproduction) -> None:
     published = [row for row in found.rows if row.published is not None]
     print_table(
-        "engine tide-reference on an A100 40 GB, mini, 256 tokens of MBPP (synthetic routing)",
+        "engine tide-reference on an A100 40 GB, mini, MBPP (synthetic routing),\nmean of 256 and 1024 tokens",
         ["policy", "slots", "τ", "published", "predicted", "error", ""],
         [
             [
@@ -66,7 +66,7 @@ def _print(found: Reproduction) -> None:
                 row.model.removeprefix("llada2.0-"),
                 str(row.budget),
                 _interval(row),
-                str(row.gen_length),
+                ", ".join(map(str, row.gen_lengths)),
                 str(row.block_length),
                 number(row.tokens_per_forward, 1),
                 number(row.predicted, 2) + (f" ({row.bottleneck})" if row.bottleneck else ""),
@@ -81,4 +81,4 @@ def _print(found: Reproduction) -> None:
 
 
 def _interval(row: Row) -> str:
-    return "–" if row.interval is None else str(row.interval)
+    return ", ".join("–" if interval is None else str(interval) for interval in row.intervals)
