@@ -9,19 +9,8 @@ from test_optimize import A100, MINI, fixed_trace
 
 import tidesim.cli.reproduce as command
 from tidesim.latency import Direction, Latency
-from tidesim.reproduce import (
-    ENGINE,
-    LENGTHS,
-    PUBLISHED,
-    SOLVED,
-    Bench,
-    Line,
-    Reproduction,
-    Row,
-    Setting,
-    fitted_costs,
-    predict,
-)
+from tidesim.reference_runs import ENGINE, SOLVED, Bench, Line, Setting
+from tidesim.reproduce import LENGTHS, PUBLISHED, Reproduction, Row, fitted_costs, predict
 from tidesim.simulate import prepare, run
 from tidesim.simulate.fast import run_fast
 

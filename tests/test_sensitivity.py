@@ -5,11 +5,14 @@ import json
 import pytest
 from test_optimize import A100, MINI, fixed_trace
 
+import tidesim.cli.sensitivity as command
 from tidesim.contest import Contest
 from tidesim.errors import SettingError
 from tidesim.report.sensitivity_figures import tornado_figure, write_sensitivity_page
 from tidesim.sensitivity import sensitivity
 from tidesim.simulate import simulate
+from tidesim.trace.synth.parameters import load_parameters
+from tidesim.trace.synth.vary import variables, varied
 
 SETTINGS = {"budget": 3, "sizes": MINI, "intervals": (1, 4)}
 
@@ -125,3 +128,31 @@ def test_the_command_prints_writes_and_refuses(ok, tidesim, refused, tmp_path):
     assert status == 0
     assert answer["swings"][0]["name"] in out.replace("\n", "")
     assert "above 0 and below 1" in refused(*command, "--by", 2)
+
+
+def test_numbers_of_a_synthetic_process_can_be_changed_one_at_a_time():
+    parameters = load_parameters("llada2.0-mini")
+
+    for name, value in variables(parameters).items():
+        same, other = varied(parameters, name, value), varied(parameters, name, 0.5 * value)
+        assert variables(same) == pytest.approx(variables(parameters))
+        changed = {key for key, at in variables(other).items() if at != variables(same)[key]}
+        assert changed == ({name} if value else set())
+    beyond = varied(parameters, "1 - context_keep", 2.0)
+    assert beyond.routing.context_keep.value == 0
+
+
+def test_a_model_instead_of_a_trace_draws_its_own_and_changes_their_numbers(
+    ok, refused, monkeypatch
+):
+    monkeypatch.setattr(command, "GEN_LENGTH", 8)
+    base = ("sensitivity", "--hardware", "a100-40gb-pcie4-xeon48", "--budget", 64)
+    options = ("--intervals", 4)
+
+    answer = ok(*base, *options, "--model", "llada2.0-mini")
+
+    kinds = {swing["name"]: swing["kind"] for swing in answer["swings"]}
+    assert kinds["popularity_std"] == kinds["tokens_per_forward"] == "synthetic"
+    assert "link.h2d_bytes_per_s" in kinds
+    for wrong in ((), ("tide-tiny-mixed", "--model", "llada2.0-mini")):
+        assert "give a TRACE, or --model" in refused(*base, *wrong)

@@ -13,6 +13,8 @@ from tidesim.latency import needed_keys
 from tidesim.model_spec import ModelSpec
 from tidesim.simulate.result import SimulationResult
 from tidesim.trace.passes import Trace
+from tidesim.trace.synth.parameters import Parameters
+from tidesim.trace.synth.vary import variables, varied
 
 BY = 0.2
 CLEARLY = 0.01  # candidates nearer to each other are as good
@@ -134,6 +136,28 @@ class Sensitivity:
             "sizes": self.run.sizes,
             "provenance": self.run.provenance,
         }
+
+
+def remakes_of(
+    parameters: Parameters, draw: Callable[[Parameters], Trace]
+) -> list[tuple[str, float, Callable[[float], Trace]]]:
+    """Return the numbers of a synthetic process to change, for `sensitivity`.
+
+    Parameters
+    ----------
+    parameters : Parameters
+    draw : callable
+        Draws a trace from parameters.
+    """
+
+    def remade(name: str, value: float) -> Trace:
+        return draw(varied(parameters, name, value))
+
+    return [
+        (name, value, partial(remade, name))
+        for name, value in variables(parameters).items()
+        if value > 0
+    ]
 
 
 def sensitivity(
