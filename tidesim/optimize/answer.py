@@ -115,6 +115,7 @@ class Optimised:
             "bound_s": solution.bound_s,
             "gap": solution.gap,
             "seconds": sum(one.seconds for one in self.rounds),
+            "solver_seconds": sum(one.solution.seconds for one in self.rounds),
             "rounds": [one.to_json() for one in self.rounds],
             "formulation": str(solution.formulation),
             "backend": str(solution.backend),
