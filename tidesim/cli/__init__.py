@@ -20,6 +20,7 @@ from tidesim.cli import (
     sensitivity,
     simulation,
     solving,
+    sweeping,
     trace,
     validation,
 )
@@ -40,6 +41,7 @@ for module in (
     solving,
     regimes,
     sensitivity,
+    sweeping,
     replaying,
     validation,
     report,
