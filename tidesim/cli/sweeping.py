@@ -1,5 +1,6 @@
 """``tidesim sweep``: every point of a grid, as rows of a Parquet file."""
 
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated
 
@@ -49,10 +50,13 @@ def sweep(
     Example: tidesim sweep notebooks/grid.toml --out r.parquet --workers 2
     """
     check_writable(out)
-    with progress(rate="points/s") as bar:
+    with ExitStack() as stack:
+        bar = progress(rate="points/s")
         task = bar.add_task("sweep", total=None)
 
         def watch(seen: Progress) -> None:
+            if not bar.live.is_started:  # nothing is shown before the grid is checked
+                stack.enter_context(bar)
             description = f"sweep, {seen.failed} failed" if seen.failed else "sweep"
             bar.update(task, description=description, total=seen.total, completed=seen.computed)
 
