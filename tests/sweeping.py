@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pyarrow.parquet as pq
 from test_optimize import fixed_trace
@@ -76,17 +77,17 @@ def wait_for(condition):
 
 def children_of(process):
     """Return the ids of the processes that a process started."""
-    with open(f"/proc/{process.pid}/task/{process.pid}/children") as file:
-        return [int(word) for word in file.read().split()]
+    listed = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text()
+    return [int(word) for word in listed.split()]
 
 
 def is_alive(pid):
     """Say whether a process still works; one that only waits to be read does not."""
     try:
-        with open(f"/proc/{pid}/stat") as file:
-            return file.read().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except (FileNotFoundError, ProcessLookupError):
         return False
+    return stat.rpartition(")")[2].split()[0] != "Z"
 
 
 def kill(process):

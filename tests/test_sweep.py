@@ -74,7 +74,10 @@ def test_points_come_in_the_stated_order_and_only_where_an_axis_applies():
         ({"overrides": [{LINK: 1.0}]}, r"must be a list; write \[\[overrides\]\] tables"),
         ({"overrides": [{LINK: []}]}, "must not be empty"),
         ({"solver": {"backend": "x"}}, "solver.backend is 'x' but 'x' is not known"),
-        ({"budgets": list(range(1, 999)), "intervals": list(range(1, 999))}, "996,004 points, more"),
+        (
+            {"budgets": list(range(1, 999)), "intervals": list(range(1, 999))},
+            "996,004 points, more",
+        ),
         ({"version": 2}, "version is 2 but must be 1"),
         ({"format": "x"}, "format is 'x' but must be 'tidesim-grid'"),
     ],
@@ -115,7 +118,9 @@ def test_what_a_grid_names_must_be_there(tmp_path):
         jobs_of(small_grid(tmp_path, traces=["none"]))
     with pytest.raises(NotFoundError, match="no such file"):
         jobs_of(small_grid(tmp_path, hardware=["none"]))
-    with pytest.raises(SettingError, match="overrides: link.speed = 1.0 is no number of a profile"):
+    with pytest.raises(
+        SettingError, match=r"overrides: link\.speed = 1.0 is no number of a profile"
+    ):
         jobs_of(small_grid(tmp_path, overrides=[{}, {"link.speed": [1.0]}]))
 
 
@@ -367,7 +372,9 @@ def test_a_second_sweep_on_the_same_output_is_refused(tmp_path):
 
 
 def test_processes_give_the_rows_that_one_process_gives(tmp_path):
-    grid = small_grid(tmp_path, hardware=[A100, RTX4090], policies=["tide", "lru", "pay"], budgets=[3, 99])
+    grid = small_grid(
+        tmp_path, hardware=[A100, RTX4090], policies=["tide", "lru", "pay"], budgets=[3, 99]
+    )
 
     alone = ONE(grid, tmp_path / "1.parquet")
     seen = []
@@ -407,7 +414,7 @@ def test_workers_out_of_range_are_refused(tmp_path, options, message):
 
 
 def test_the_bundled_grid_names_what_there_is():
-    grid = load_grid("notebooks/grid.toml")
+    grid = load_grid(Path(__file__).parents[1] / "notebooks/grid.toml")
 
     assert len(jobs_of(grid)) == len(grid) == 48
 

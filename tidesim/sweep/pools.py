@@ -3,10 +3,11 @@
 Every pool is a function that takes tasks and yields each with its results once, as it is done.
 """
 
+import logging
 import os
 import signal
 import threading
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, suppress
@@ -21,18 +22,20 @@ from tidesim.sweep.rows import Row
 from tidesim.sweep.work import compute, failed
 
 Done = tuple[Task, list[Row]]
+Pool = Callable[[Sequence[Task]], Generator[Done, None, None]]
 
+CONNECT_S = 10.0  # to wait for a Dask scheduler
 _THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 _DIED = "the worker died at this point, perhaps for want of memory"
 
 
-def here(tasks: Sequence[Task]) -> Iterator[Done]:
+def here(tasks: Sequence[Task]) -> Generator[Done, None, None]:
     """Run tasks one after another in this process."""
     for task in tasks:
         yield task, compute(task)
 
 
-def in_processes(tasks: Sequence[Task], *, workers: int) -> Iterator[Done]:
+def in_processes(tasks: Sequence[Task], *, workers: int) -> Generator[Done, None, None]:
     """Run tasks in processes, each with one thread of its own.
 
     Should one die, what the processes were at is done again point by point, each in a process of
@@ -113,7 +116,7 @@ def _one_thread_each() -> Iterator[None]:
             os.environ.pop(name, None)
 
 
-def on_cluster(tasks: Sequence[Task], *, address: str) -> Iterator[Done]:
+def on_cluster(tasks: Sequence[Task], *, address: str) -> Generator[Done, None, None]:
     """Run tasks on the workers of a Dask scheduler.
 
     Dask gives the tasks of a worker that dies to the others. Workers find traces by the same names
@@ -126,6 +129,8 @@ def on_cluster(tasks: Sequence[Task], *, address: str) -> Iterator[Done]:
     RunError
         The scheduler went away.
     """
+    if not tasks:
+        return
     with _client(address) as client:
         from distributed import as_completed  # noqa: PLC0415 (heavy, and optional)
 
@@ -155,11 +160,16 @@ def _client(address: str) -> Iterator[Any]:
     except ImportError:
         raise SettingError("--dask needs the package distributed; install tidesim[dask]") from None
     try:
-        client = Client(address, timeout=10)
+        client = Client(address, timeout=CONNECT_S)
     except (OSError, ValueError) as error:  # a timeout is an OSError
         raise SettingError(
             f"--dask {address}: no Dask scheduler answers there ({error}); "
             "start one with dask scheduler and give its address, such as tcp://host:8786"
         ) from None
-    with client:
-        yield client
+    log = logging.getLogger("distributed.client")
+    log.disabled = True  # what it says with a traceback is one sentence here
+    try:
+        with client:
+            yield client
+    finally:
+        log.disabled = False

@@ -1,7 +1,8 @@
 """Sweep: every point of a grid, simulated or solved, wherever workers are; crash-safe."""
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from tidesim.errors import SettingError
 from tidesim.sweep.grid import Grid, load_grid
 from tidesim.sweep.jobs import Job, Task, jobs_of, tasks_of
-from tidesim.sweep.pools import Done, here, in_processes, on_cluster
+from tidesim.sweep.pools import Done, Pool, here, in_processes, on_cluster
 from tidesim.sweep.rows import Row, point_row, schema_of
 from tidesim.sweep.store import Store, opened
 from tidesim.sweep.work import failed
@@ -134,7 +135,14 @@ def sweep(
     )
 
 
-def _pool(workers: int | None, dask: str | None) -> Callable[[list[Task]], Iterator[Done]]:
+def _pool(workers: int | None, dask: str | None) -> Pool:
+    """Return where to run tasks.
+
+    Raises
+    ------
+    SettingError
+        Workers are out of range, or contradict a cluster.
+    """
     if dask is not None:
         if workers is not None:
             raise SettingError("workers and a Dask address contradict each other; give one of them")
@@ -142,17 +150,18 @@ def _pool(workers: int | None, dask: str | None) -> Callable[[list[Task]], Itera
     if workers is not None and workers < 1:
         raise SettingError(f"workers is {workers} but must be at least 1")
     most = len(os.sched_getaffinity(0)) if workers is None else workers
-    return lambda tasks: (
-        here(tasks)
-        if min(most, len(tasks)) <= 1
-        else in_processes(tasks, workers=min(most, len(tasks)))
-    )
+
+    def local(tasks: Sequence[Task]) -> Generator[Done, None, None]:
+        needed = min(most, len(tasks))
+        return here(tasks) if needed <= 1 else in_processes(tasks, workers=needed)
+
+    return local
 
 
 def _results(
     jobs: list[Job],
     store: Store,
-    pool: Callable[[list[Task]], Iterator[Done]],
+    pool: Pool,
     watch: Watch | None,
 ) -> tuple[dict[str, Row], int]:
     """Return the results of all jobs by digest, and how many were computed now."""
@@ -163,12 +172,13 @@ def _results(
     computed = errors = 0
     if watch is not None:
         watch(Progress(total=len(todo), computed=0, failed=0))
-    for task, rows in pool(tasks_of(todo)) if todo else ():
-        for job, row in zip(task, rows, strict=True):
-            store.keep(job, row)
-            results[job.digest] = row
-            computed += 1
-            errors += row.get("error") is not None
-        if watch is not None:
-            watch(Progress(total=len(todo), computed=computed, failed=errors))
+    with closing(pool(tasks_of(todo))) as done:  # it ends its processes, whatever happens here
+        for task, rows in done:
+            for job, row in zip(task, rows, strict=True):
+                store.keep(job, row)
+                results[job.digest] = row
+                computed += 1
+                errors += row.get("error") is not None
+            if watch is not None:
+                watch(Progress(total=len(todo), computed=computed, failed=errors))
     return results, computed
