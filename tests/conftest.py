@@ -13,7 +13,9 @@ from tidesim import cli
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # Machines that run these tests are shared: a slow example is no failure.
-settings.register_profile("tidesim", deadline=None)
+# The same examples every time; `--hypothesis-profile explore` looks for new ones.
+settings.register_profile("tidesim", deadline=None, derandomize=True)
+settings.register_profile("explore", deadline=None)
 settings.load_profile("tidesim")
 
 

@@ -19,7 +19,8 @@ from tokenizers import Tokenizer
 from torch import Tensor
 
 from tidesim.errors import CapacityError, FormatError, NotFoundError
-from tidesim.model_spec import MODEL_TYPE, ModelSpec, load_model_spec, read_config
+from tidesim.model_config import MODEL_TYPE
+from tidesim.model_spec import ModelSpec, load_model_spec, read_config
 from tidesim.resources import atomic_path, find_checkpoint, sha256_file, write_text
 from tidesim.runtime.model import TORCH_DTYPES, Transformer
 
@@ -216,6 +217,11 @@ def load_model(
     """
     root = find_checkpoint(directory)
     spec = load_model_spec(root)
+    if spec.score_function != "sigmoid":
+        raise FormatError(
+            f"{root}: its router is a {spec.score_function}, but only LLaDA2.0's sigmoid router is "
+            "run; give a LLaDA2.0 checkpoint, or simulate this one's sizes with --sizes"
+        )
     wanted = TORCH_DTYPES[dtype or spec.dtype]
     with torch.device("meta"):
         model = Transformer(spec)
