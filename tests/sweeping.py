@@ -48,6 +48,14 @@ def deadly(task):
     return compute(task)
 
 
+def telling(task):
+    """Answer with how many threads the libraries of this process may use."""
+    return [{"error": [os.environ.get(name) for name in _THREADS]} for _ in task]
+
+
+_THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+
+
 def slow_grid(folder, *, points=24):
     """Write a grid file of points that take a while, each placed by itself; return its path."""
     budgets = ", ".join(str(budget) for budget in range(4, 4 + points))

@@ -1,6 +1,7 @@
 """Sweep: every point is a row, equal to a simulation of its own, whatever fails on the way."""
 
 import json
+import os
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -8,14 +9,14 @@ from pathlib import Path
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
-from sweeping import A100, RTX4090, deadly, rows_of, small_axes, small_grid
+from sweeping import A100, RTX4090, deadly, rows_of, small_axes, small_grid, telling
 from test_optimize import MINI, fixed_trace
 
 import tidesim
 from tidesim.errors import FormatError, NotFoundError, SettingError
 from tidesim.hardware import load_profile
 from tidesim.optimize import optimize
-from tidesim.simulate import simulate
+from tidesim.simulate import Case, simulate
 from tidesim.sweep import Grid, load_grid, sweep
 from tidesim.sweep import work as sweep_work
 from tidesim.sweep.jobs import TOGETHER, jobs_of, tasks_of
@@ -225,6 +226,27 @@ def test_another_file_under_a_traces_name_is_noticed(tmp_path):
     assert "not the file that the sweep was started with" in row["error"]
 
 
+def test_a_worker_reads_a_trace_once_and_places_once_what_no_machine_changes(tmp_path, monkeypatch):
+    calls = []
+
+    def counted(name, real):
+        def call(*arguments):
+            calls.append(name)
+            return real(*arguments)
+
+        return call
+
+    sweep_work._requests.cache_clear()
+    monkeypatch.setattr(sweep_work, "load_trace", counted("load", sweep_work.load_trace))
+    monkeypatch.setattr(Case, "placed", counted("place", Case.placed))
+    axes = {"hardware": [A100, RTX4090], "overrides": [{}, {LINK: [1e9, 1e11]}], "intervals": [2]}
+
+    ONE(small_grid(tmp_path, **axes), tmp_path / "1.parquet")
+    assert calls == ["load", "place"]
+    ONE(small_grid(tmp_path, **axes | {"policies": ["pay"]}), tmp_path / "2.parquet")
+    assert calls == ["load", "place"] + ["place"] * 6
+
+
 def test_tasks_hold_points_that_differ_in_the_machine_alone(tmp_path):
     axes = {"hardware": [A100, RTX4090], "overrides": [{LINK: [1e9 * n for n in range(1, 8)]}]}
     axes |= {"formulations": ["uniform"], "policies": ["lru", "tide"]}
@@ -399,6 +421,19 @@ def test_a_point_that_kills_its_worker_fails_alone(tmp_path, monkeypatch):
         error = found[job.digest].get("error")
         assert (error is not None) == (job.point.budget == 4)
         assert error is None or error.startswith("the worker died at this point")
+
+
+def test_each_process_computes_with_one_thread_unless_told_otherwise(tmp_path, monkeypatch):
+    monkeypatch.setattr("tidesim.sweep.pools.compute", telling)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.delenv("OPENBLAS_NUM_THREADS", raising=False)
+    monkeypatch.setenv("MKL_NUM_THREADS", "3")
+    tasks = tasks_of(jobs_of(small_grid(tmp_path)))
+
+    told = [row["error"] for _, rows in in_processes(tasks, workers=2) for row in rows]
+
+    assert told == [["1", "1", "3"]] * 2
+    assert "OMP_NUM_THREADS" not in os.environ
 
 
 @pytest.mark.parametrize(

@@ -32,15 +32,12 @@ def grid_of(trace, *, points):
 
 @pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="needs two cores")
 def test_a_second_core(trace, tmp_path, measured):
-    """Prediction before it ran: 1.85 times the points per second of one core, starting included.
-
-    Found: see the last line of `make bench`.
-    """
+    """Prediction before it ran: 1.85 times the points per second of one core, starting included."""
     ratios = []
     for number in range(ROUNDS):
         each = [
             sweep(
-                grid_of(trace, points=320),
+                grid_of(trace, points=400),
                 tmp_path / f"{number}-{workers}.parquet",
                 workers=workers,
             )
