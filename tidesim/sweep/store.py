@@ -59,7 +59,9 @@ class Store:
             The folder cannot be written.
         """
         row = point_row(job.point) | result
-        _write(self.folder / f"{job.digest}.parquet", table_of([row], self.schema))
+        with atomic_path(self.folder / f"{job.digest}.parquet") as temporary:
+            table = table_of([row], self.schema)
+            pq.write_table(table, temporary, compression="none", use_dictionary=False)
 
     def finish(self, rows: Iterable[Row]) -> None:
         """Write the output.
@@ -69,7 +71,8 @@ class Store:
         OutputError
             It cannot be written.
         """
-        _write(self.out, table_of(rows, self.schema))
+        with atomic_path(self.out) as temporary:
+            pq.write_table(table_of(rows, self.schema), temporary, compression="zstd")
 
 
 @contextmanager
@@ -139,11 +142,6 @@ def _remove(folder: Path) -> None:
             path.unlink()
     with suppress(OSError):
         folder.rmdir()
-
-
-def _write(path: Path, table: pa.Table) -> None:
-    with atomic_path(path) as temporary:
-        pq.write_table(table, temporary, compression="zstd")
 
 
 def _read_one(path: Path) -> Row | None:
