@@ -42,6 +42,7 @@ TIERS: tuple[set[str], ...] = (
 )
 # Who may import what others may not.
 OWNERS: dict[str, tuple[str, ...]] = {
+    "distributed": ("tidesim.sweep",),
     "plotly": ("tidesim.report",),
     "pulp": ("solver",),
     "simpy": ("tidesim.simulate",),
@@ -52,7 +53,7 @@ OWNERS: dict[str, tuple[str, ...]] = {
 }
 SOLVER_MAY_IMPORT = {"numpy", "pulp", "solver", *sys.stdlib_module_names}
 # Slow to import: an import inside a function is allowed where it defers one of these.
-HEAVY = {"networkx", "pandas", "plotly", "pulp", "torch"}
+HEAVY = {"distributed", "networkx", "pandas", "plotly", "pulp", "torch"}
 
 
 class Import(NamedTuple):
@@ -261,7 +262,8 @@ def test_an_import_is_light(module: str, absent: set[str]) -> None:
 
 
 def test_the_declared_dependencies_are_the_imported_ones(graph: nx.MultiDiGraph) -> None:
-    declared = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    declared = [*project["dependencies"], *project["optional-dependencies"]["dask"]]
     imported = {name for name in graph if "." not in name} - {*PACKAGES, *sys.stdlib_module_names}
     imported.discard("pydantic_core")  # a part of pydantic with a wheel of its own
     imported.add("highspy")  # imported by PuLP, which does not ask for it

@@ -242,6 +242,15 @@ def test_policies_are_registered_under_their_own_names():
     assert [make_policy(name, setup=setup).name for name in POLICIES] == list(POLICIES)
 
 
+@pytest.mark.parametrize("name", POLICIES)
+def test_a_policy_says_whether_the_interval_matters_to_it(name):
+    setups = [setup_of(popularity=np.ones((1, 4)), future=list, interval=n) for n in (3, 5)]
+
+    found = [make_policy(name, setup=setup).interval for setup in setups]
+
+    assert POLICIES[name].takes_interval == (found == [3, 5])
+
+
 def test_with_a_slot_for_every_expert_nothing_misses_and_nothing_moves():
     trace = steps_trace(small_spec(), [[[2, 1, 0]], [[0, 1, 2]], [[1, 1, 1]]])
 

@@ -14,6 +14,8 @@ from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
+    ProgressColumn,
+    Task,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
@@ -271,17 +273,37 @@ def print_pairs(title: str, pairs: Iterable[tuple[str, str]]) -> None:
     out.print(table)
 
 
-def progress() -> Progress:
-    """Return a progress display on stderr; it vanishes when done."""
+def progress(*, rate: str | None = None) -> Progress:
+    """Return a progress display on stderr; it vanishes when done.
+
+    Parameters
+    ----------
+    rate : str or None
+        Unit of a rate to show, such as ``points/s``.
+    """
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
+        *([] if rate is None else [_RateColumn(rate)]),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
         console=err,
         transient=True,
     )
+
+
+class _RateColumn(ProgressColumn):
+    """How many a second."""
+
+    def __init__(self, unit: str) -> None:
+        super().__init__()
+        self._unit = unit
+
+    def render(self, task: Task) -> Text:
+        """Return the rate, a dash until there is one."""
+        speed = task.finished_speed or task.speed
+        return Text(f"{'–' if speed is None else f'{speed:.2g}'} {self._unit}")
 
 
 class _WritableError(Exception):

@@ -21,6 +21,8 @@ from tidesim.trace.passes import Trace
 BUDGET_OPTIONS = 5  # up to an equal share of the memory
 MORE_OPTIONS = 3  # from there to twice as much, where layers may differ
 ROUNDS = 5
+FORMULATIONS = tuple(map(str, Formulation))
+BACKENDS = tuple(map(str, Backend))
 
 Known = TypeVar("Known", bound=StrEnum)
 

@@ -18,6 +18,8 @@ class PolicyBase:
     ----------
     promotions : tuple of Promotion
         When its promoted experts may serve; the first unless the setup says otherwise.
+    takes_interval : bool
+        The setup's interval matters to it.
 
     Raises
     ------
@@ -30,6 +32,7 @@ class PolicyBase:
     is_bound: bool = False
     knows_future: bool = False
     promotions: ClassVar[tuple[Promotion, ...]] = tuple(Promotion)
+    takes_interval: ClassVar[bool] = False
 
     def __init__(self, setup: Setup) -> None:
         self.promotion = setup.promotion or self.promotions[0]

@@ -1,5 +1,7 @@
 """tide: every τ steps each layer keeps the experts with most tokens (arXiv 2605.20179)."""
 
+from typing import ClassVar
+
 import numpy as np
 
 from tidesim.errors import SettingError
@@ -23,6 +25,7 @@ class Tide(PolicyBase):
     """
 
     name = "tide"
+    takes_interval: ClassVar[bool] = True
 
     def __init__(self, setup: Setup) -> None:
         super().__init__(setup)

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterable
-from typing import Protocol
+from typing import NamedTuple, Protocol, Self
 
 import numpy as np
 
@@ -34,8 +34,39 @@ class Method(Protocol):
         ...
 
 
+class Placed(NamedTuple):
+    """The passes of a case, placed by its policy, and what is counted on the way.
+
+    Attributes
+    ----------
+    chunks : iterable of Chunk
+    written : TokenCount
+    tally : Tally
+    """
+
+    chunks: Iterable[Chunk]
+    written: TokenCount
+    tally: Tally
+
+    @classmethod
+    def of(cls, case: Case) -> Self:
+        """Place passes as they are asked for."""
+        engine = case.setup.engine
+        written, tally = TokenCount(case.trace), Tally(engine=engine, spec=case.spec)
+        passes = batched(written.watch(engine), case.batch)
+        return cls(tally.watch(chunked(case.placed(passes))), written, tally)
+
+    def kept(self) -> Self:
+        """Place all passes now, to be timed on several machines."""
+        return self._replace(chunks=list(self.chunks))
+
+
 def run(
-    case: Case, *, keep_records: bool = False, method: Method = time_passes
+    case: Case,
+    *,
+    keep_records: bool = False,
+    method: Method = time_passes,
+    placed: Placed | None = None,
 ) -> SimulationResult:
     """Simulate every request of a case's trace, one after another.
 
@@ -46,6 +77,8 @@ def run(
         Also return a record per operation.
     method : callable
         `des.time_passes`, or another that gives the same times.
+    placed : Placed or None
+        The same passes, placed before by the same policy on a machine that it does not look at.
 
     Raises
     ------
@@ -56,9 +89,7 @@ def run(
     prices = Prices(case.latency, engine, case.spec)
     promotion = case.policy(case.known).promotion
     check_promotion(engine, promotion)
-    written, tally = TokenCount(case.trace), Tally(engine=engine, spec=case.spec)
-    passes = batched(written.watch(engine), case.batch)
-    chunks = tally.watch(chunked(case.placed(passes)))
+    chunks, written, tally = placed or Placed.of(case)
     with np.errstate(over="ignore", invalid="ignore"):  # said in one sentence below
         timing = method(chunks, prices, promotion=promotion, keep_records=keep_records)
     if not tally.steps:

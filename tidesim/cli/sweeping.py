@@ -1,0 +1,88 @@
+"""``tidesim sweep``: every point of a grid, as rows of a Parquet file."""
+
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from tidesim.cli.common import Json, check_writable, number, print_json, print_pairs, progress
+from tidesim.sweep import Progress, Swept, load_grid
+from tidesim.sweep import sweep as run_sweep
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command of this module."""
+    app.command("sweep")(sweep)
+
+
+def sweep(
+    grid: Annotated[Path, typer.Argument(metavar="GRID", help="The grid, a TOML file.")],
+    *,
+    out: Annotated[Path, typer.Option("--out", help="The Parquet file to write.")],
+    workers: Annotated[
+        int | None,
+        typer.Option("--workers", metavar="N", help="Processes; by default one per core."),
+    ] = None,
+    dask: Annotated[
+        str | None,
+        typer.Option(
+            "--dask",
+            metavar="ADDRESS",
+            help="Instead: run on the workers of this Dask scheduler, such as tcp://host:8786.",
+        ),
+    ] = None,
+    resume: Annotated[
+        bool,
+        typer.Option(
+            "--resume",
+            help="Go on with a sweep that did not end, and with what the output already holds.",
+        ),
+    ] = False,
+    cache: Annotated[
+        Path | None,
+        typer.Option("--cache", metavar="DIR", help="Keep results here, for other sweeps to find."),
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Simulate, or solve for a schedule, at every point of a grid.
+
+    Example: tidesim sweep notebooks/grid.toml --out r.parquet --workers 2
+    """
+    check_writable(out)
+    with ExitStack() as stack:
+        bar = progress(rate="points/s")
+        task = bar.add_task("sweep", total=None)
+
+        def watch(seen: Progress) -> None:
+            if not bar.live.is_started:  # nothing is shown before the grid is checked
+                stack.enter_context(bar)
+            description = f"sweep, {seen.failed} failed" if seen.failed else "sweep"
+            bar.update(task, description=description, total=seen.total, completed=seen.computed)
+
+        swept = run_sweep(
+            load_grid(grid),
+            out,
+            workers=workers,
+            dask=dask,
+            resume=resume,
+            cache=cache,
+            watch=watch,
+        )
+    if json:
+        print_json(swept.to_json())
+        return
+    _print(swept)
+
+
+def _print(swept: Swept) -> None:
+    known = swept.points - swept.computed
+    print_pairs(
+        str(swept.path),
+        [
+            ("points", f"{swept.points:,} ({known:,} known before or alike)"),
+            ("failed", f"{swept.failed:,}"),
+            ("seconds", number(swept.seconds, 1)),
+            ("points per second", number(swept.points_per_s, 2)),
+        ],
+    )
