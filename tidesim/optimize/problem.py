@@ -173,6 +173,6 @@ def _alike(old: Solution, new: Solution) -> bool:
 
 
 _KEPT = (
-    "Costs around this schedule make another one look faster, which was simulated and is hardly "
-    "faster or slower; the bound is that of those costs."
+    "Costs around this schedule make another one look faster, which was simulated and is not, or by "
+    "less than 0.1 %; the bound is that of those costs."
 )
