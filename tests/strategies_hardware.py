@@ -71,7 +71,7 @@ def _sections(ranges: dict[str, tuple[float, float]]) -> st.SearchStrategy[dict[
 
 
 def engine_costs() -> st.SearchStrategy[dict[str, Any]]:
-    """Draw the per-call costs of one engine, sometimes with its own CPU kernels and workers."""
+    """Draw the per-call costs of one engine, sometimes with its own CPU kernels, workers or copies."""
     return st.builds(
         lambda costs, own: costs | own,
         _sections(ENGINE_RANGES),
@@ -80,6 +80,7 @@ def engine_costs() -> st.SearchStrategy[dict[str, Any]]:
             optional={
                 "cpu_rate_factor": quantities(0.1, 1.0),
                 "cpu_workers": quantities(1, 4, whole=True),
+                "expert_copy_call_s": quantities(0.0, 1e-3),
             },
         ),
     )

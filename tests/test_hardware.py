@@ -262,7 +262,7 @@ def test_a_drawn_profile_holds_every_known_key(profile: HardwareProfile) -> None
     optional = {
         f"engine.{name}.{key}"
         for name in profile.engine
-        for key in ("cpu_rate_factor", "cpu_workers")
+        for key in ("cpu_rate_factor", "cpu_workers", "expert_copy_call_s")
     }
     prices = {"machine.price_usd", "machine.cloud_usd_per_h", "machine.power_w"}
 
