@@ -14,6 +14,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # Machines that run these tests are shared: a slow example is no failure.
 settings.register_profile("tidesim", deadline=None)
+settings.register_profile("fuzz", deadline=None)  # see test_fuzz.py
 settings.load_profile("tidesim")
 
 

@@ -81,7 +81,7 @@ def sentence(
     """
     first = min(error.errors(include_url=False), key=_urgency)
     path = tuple(part for part in map(str, first["loc"]) if part != "[key]")
-    key = ".".join(part if part.isprintable() else repr(part) for part in path)
+    key = ".".join(part if part.isprintable() and len(part) <= 60 else short(part) for part in path)
     value = short(first.get("input"))
     if first["type"] == "extra_forbidden":
         return f"{key} = {value} is no key of {form}; {hint(path[-1], fields_at(model, path[:-1]))}"
@@ -105,6 +105,8 @@ def short(value: object) -> str:
         text = repr(value["value"] if isinstance(value, dict) and "value" in value else value)
     except ValueError:  # an integer too long to print
         return "a huge integer"
+    except RecursionError:
+        return "something deeply nested"
     return text if len(text) <= 60 else text[:57] + "..."
 
 

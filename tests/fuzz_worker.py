@@ -1,0 +1,125 @@
+"""A process that reads damaged files for test_fuzz.py: it may crash, hang or be killed.
+
+One JSON line in, ``[target, file]``; one out, ``[verdict, words]``. The verdict is ``loaded``,
+``refused`` (with the sentence) or ``broken`` (with the traceback, or what else is wrong).
+"""
+
+import contextlib
+import io
+import json
+import os
+import resource
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+
+from tidesim import cli
+from tidesim.errors import TidesimError
+from tidesim.measured_io import load_measured
+from tidesim.runtime import checkpoint, decode  # noqa: F401 (torch, before memory is limited)
+
+MEMORY_BYTES = 10**9
+# What reaches for more memory and is told so by the limit would have taken it without the limit.
+_OUT_OF_MEMORY = ("malloc", "realloc", "out of memory", "allocate", "do not fit the memory")
+
+
+def run(*arguments: str | Path) -> None:
+    """Run a command line in this process; a refusal is raised as a TidesimError."""
+    sys.argv = ["tidesim", *map(str, arguments)]
+    printed, said = io.TextIOWrapper(io.BytesIO(), "utf-8"), io.TextIOWrapper(io.BytesIO(), "utf-8")
+    with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(said):
+        try:
+            cli.main()
+        except SystemExit as stopped:
+            status = stopped.code or 0
+    said.seek(0)
+    words = said.read()
+    if status == 2 and words.startswith("tidesim: "):
+        raise TidesimError(words.removeprefix("tidesim: ").removesuffix("\n"))
+    assert status == 0, f"status {status}: {words}"
+
+
+def generate(folder: Path) -> None:
+    """Write a few tokens with a checkpoint."""
+    short = ("--gen-length", "4", "--block-length", "4", "--steps", "2", "--json")
+    run("generate", "--checkpoint", folder, "--prompt", "import os é", *short)
+
+
+def prompts(file: Path) -> None:
+    """Capture with a prompts file is slow; read it, and encode what it holds."""
+    from tidesim.runtime.prompts import load_prompts  # noqa: PLC0415
+
+    tokenizer = checkpoint.load_tokenizer(file.parent / "checkpoint")
+    for prompt in load_prompts(file):
+        prompt.tokens(tokenizer)
+
+
+TARGETS: dict[str, Callable[[Path], object]] = {
+    "trace": lambda file: run("trace", "info", file),
+    "trace-stats": lambda file: run("trace", "stats", file, "--json"),
+    "measured": load_measured,
+    "profile": lambda file: run("hardware", "show", file),
+    "schedule": lambda file: run("schedule", "show", file),
+    "schedule-export": lambda file: run("schedule", "export", file, "--json"),
+    "timeline": lambda file: run("report", file, "--out", file.parent / "page.html"),
+    "prompts": prompts,
+    "prompt-ids": lambda file: run(
+        "generate", "--checkpoint", file.parent / "checkpoint", "--prompt-ids", file,
+        "--gen-length", "4", "--block-length", "4", "--steps", "2",
+    ),
+    "config": lambda file: generate(file.parent),
+    "weights": lambda file: generate(file.parent),
+    "index": lambda file: generate(file.parent),
+    "tokenizer": lambda file: generate(file.parent),
+    # what test_fuzz.py itself is tested with
+    "raises": lambda file: {}[str(file)],
+    "raises-a-base-exception": lambda _: (_ for _ in ()).throw(BaseException("panic")),
+    "two-lines": lambda _: (_ for _ in ()).throw(TidesimError("one\ntwo")),
+    "hangs": lambda _: exec("while True: pass"),  # noqa: S102
+    "dies": lambda _: os.abort(),
+    "swells": lambda _: bytearray(2 * MEMORY_BYTES),
+    "swells-and-tells": lambda _: (_ for _ in ()).throw(TidesimError("malloc of 9 bytes failed")),
+}  # fmt: skip
+
+
+def judge(target: str, file: Path) -> tuple[str, str]:
+    """Read one file and say how it went."""
+    try:
+        TARGETS[target](file)
+    except TidesimError as error:
+        return _judge_sentence(str(error))
+    except BaseException:  # noqa: BLE001 (a panic of a library in Rust is no Exception)
+        return "broken", traceback.format_exc()
+    return "loaded", ""
+
+
+def _judge_sentence(sentence: str) -> tuple[str, str]:
+    if not sentence.strip() or not all(map(str.isprintable, sentence)):
+        return "broken", f"not one printable sentence: {sentence!r}"
+    if len(sentence) > 1000:
+        return "broken", f"{len(sentence)} characters: {sentence!r}"
+    if any(words in sentence.lower() for words in _OUT_OF_MEMORY):
+        return "broken", f"too much memory: {sentence}"
+    return "refused", sentence
+
+
+def limit_memory() -> None:
+    """Let the process have `MEMORY_BYTES` on top of what it has now."""
+    status = Path("/proc/self/status").read_text(encoding="utf-8")
+    now = int(status.partition("VmData:")[2].split()[0]) * 1024
+    resource.setrlimit(resource.RLIMIT_DATA, (now + MEMORY_BYTES, resource.RLIM_INFINITY))
+
+
+def serve() -> None:
+    """Answer until stdin ends."""
+    answers = os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8")
+    limit_memory()
+    for line in sys.stdin:
+        target, file = json.loads(line)
+        answers.write(json.dumps(judge(target, Path(file))) + "\n")
+        answers.flush()
+
+
+if __name__ == "__main__":
+    serve()
