@@ -6,14 +6,15 @@ FORMULATION.md, section ``Coupled layers``, says what is proved.
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
-from itertools import chain, islice
+from itertools import islice, takewhile
 from time import perf_counter
 from typing import NamedTuple
 
 import numpy as np
 
 from solver.backends import BACKEND_ACCURACY, Ending, Limits, run
-from solver.best import Found, Search
+from solver.best import Costs, Found, Search
+from solver.checks import FloatArray
 from solver.columns import Column, exceeded, seconds_of, summed
 from solver.errors import BackendError
 from solver.generation import Pool, Priced, Task, extend, generate, meet_caps, paid, price
@@ -40,6 +41,12 @@ from solver.uniform import best_shared
 #: A model over all columns that could be in a better answer is built up to this size.
 MOST_COLUMNS = 5_000
 
+#: Integer models over the columns found: columns per layer, and share of the time left.
+TRIES = ((10, 0.3), (50, 0.8))
+
+#: Share of the time left that column generation may take.
+GENERATION_SHARE = 0.5
+
 #: Share of the gap asked that an integer model may leave.
 INTEGER_SHARE = 0.5
 
@@ -56,7 +63,6 @@ class Proof(NamedTuple):
 
     bound_s: float
     size: Size = NO_MODEL
-    impossible: bool = False
 
 
 def solve_coupled(
@@ -81,13 +87,13 @@ def solve_coupled(
     first = price(task, no_prices(problem))
     pool, best = _start(problem, first)
     task = replace(task, unit_s=_unit_s(best, pool))
-    broken = meet_caps(task, pool) if problem.caps.size and not best.columns else None
-    if broken is not None:
-        return infeasible(formulation, backend, message=breaks_cap(problem, broken))
+    if not best.columns:
+        broken = meet_caps(task, pool)
+        if broken is None:
+            best, broken = _within_caps(task, pool)
+        if broken is not None:
+            return infeasible(formulation, backend, message=breaks_cap(problem, broken))
     best, proof = _search(task, pool, first, best)
-    if proof.impossible:
-        message = breaks_cap(problem, int(problem.caps[0]))
-        return infeasible(formulation, backend, message=message, size=proof.size)
     return _answer(task, best, proof, formulation=formulation)
 
 
@@ -117,12 +123,57 @@ def _cheapest(problem: Problem, priced: Priced) -> list[Found]:
 
 
 def _better(problem: Problem, best: Incumbent, columns: Sequence[Column]) -> Incumbent:
-    """Return the better of the best and a placement, which may break a cap."""
+    """Return the better of the best and a placement, which may exceed a cap."""
     taken = summed(columns)
     if exceeded(problem, taken).any():
         return best
     seconds = float(seconds_of(problem, taken))
     return Incumbent(tuple(columns), seconds) if seconds < best.seconds else best
+
+
+def _within_caps(task: Task, pool: Pool) -> tuple[Incumbent, int | None]:
+    """Return a placement that keeps every cap, or a step whose cap none keeps, proved.
+
+    The models pay for what exceeds the caps, so they always have an answer: CBC without
+    preprocessing crashes where only the relaxation has one.
+
+    Raises
+    ------
+    BackendError
+        If neither is found.
+    """
+    problem = task.problem
+    no_limit_s = np.full((problem.layers, problem.budgets.size), np.inf)
+    every = _few(task, (problem.arc_cost_s, problem.never_s), no_limit_s)
+    for found_all in (False, True):
+        keys = every if found_all else list(pool)
+        limits = task.limits(task.gap)
+        if keys is None or limits is None:
+            break
+        master = build(problem, extend(problem, pool, keys), only_caps=True)
+        ending = run(master.model, limits, backend=task.backend)
+        if ending in {Ending.PROVED, Ending.INCUMBENT}:
+            best = _better(problem, Incumbent(), _checked(task, master))
+            if best.columns:
+                return best, None
+        if found_all and ending is Ending.PROVED:
+            return Incumbent(), master.most_exceeded(problem)
+    raise BackendError(
+        f"{task.backend.upper()} found no schedules that keep most_copies, nor a proof that "
+        "there are none: allow more time, or raise the caps."
+    )
+
+
+def _few(task: Task, costs: Costs, limit_s: FloatArray) -> list[Found] | None:
+    """List the schedules within limits [L, K]; None if they are many, or time is up."""
+    listed = task.search.within(costs, limit_s)
+    keys = list(islice(_until(listed, task.end), MOST_COLUMNS + 1))
+    return keys if len(keys) <= MOST_COLUMNS and perf_counter() < task.end else None
+
+
+def _until(listed: Iterable[Found], end: float) -> Iterator[Found]:
+    """Yield until the time is up."""
+    return takewhile(lambda _: perf_counter() < end, listed)
 
 
 def _unit_s(best: Incumbent, pool: Pool) -> float:
@@ -134,19 +185,22 @@ def _unit_s(best: Incumbent, pool: Pool) -> float:
 
 def _search(task: Task, pool: Pool, first: Priced, best: Incumbent) -> tuple[Incumbent, Proof]:
     """Find an answer and a bound, until the gap asked is proved or time is up."""
-    known = generate(task, pool, first)
+    known = generate(task.part(GENERATION_SHARE), pool, first)
     cheapest = extend(task.problem, pool, _cheapest(task.problem, known))
     best = _better(task.problem, best, cheapest)
     proof = Proof(_whole_slots_s(task, known, cheapest))
-    if not _is_proved(task, best, proof):
-        best, proof, _ = _integer(task, _useful(task, pool, known, best), best, proof)
+    for columns, share in TRIES:
+        if not _is_proved(task, best, proof):
+            promising = _promising(task, pool, known, best=best, most=columns)
+            part = task.part(share)
+            best, proof, _ = _integer(part, promising, best, proof)
     if not _is_proved(task, best, proof):
         best, proof = _close(task, pool, known, best=best, proof=proof)
     return best, proof
 
 
 def _is_proved(task: Task, best: Incumbent, proof: Proof) -> bool:
-    return bool(best.columns) and relative_gap(best.seconds, proof.bound_s) <= task.gap
+    return relative_gap(best.seconds, proof.bound_s) <= task.gap
 
 
 def _whole_slots_s(task: Task, known: Priced, cheapest: Sequence[Column]) -> float:
@@ -162,19 +216,20 @@ def _room_s(known: Priced, best: Incumbent) -> float:
     return (best.seconds - known.bound_s) + 1e-9 * abs(known.bound_s)
 
 
-def _useful(task: Task, pool: Pool, known: Priced, best: Incumbent) -> list[Column]:
-    """Return the columns that a better answer could have, and those of the best."""
+def _promising(
+    task: Task, pool: Pool, known: Priced, *, best: Incumbent, most: int
+) -> list[Column]:
+    """Return the columns that a better answer is likely to have, and those of the best.
+
+    They pay little more at the prices than the cheapest of their layer.
+    """
     columns = list(pool.values())
     paid_s = paid(task.problem, columns, known.prices)
     least_s = (known.best.cost_s + known.prices.slot_s * task.problem.budgets).min(axis=1)
     extra_s = paid_s - least_s[[column.row for column in columns]]
-    useful = (extra_s <= _room_s(known, best)).tolist()
-    kept = {(c.row, c.option, c.steps) for c in best.columns}
-    return [
-        c
-        for c, use in zip(columns, useful, strict=True)
-        if use or (c.row, c.option, c.steps) in kept
-    ]
+    order = np.argsort(extra_s, kind="stable")[: most * task.problem.layers]
+    likely = [columns[n] for n in order.tolist() if extra_s[n] <= _room_s(known, best)]
+    return list({(c.row, c.option, c.steps): c for c in (*likely, *best.columns)}.values())
 
 
 def _integer(
@@ -206,39 +261,22 @@ def _close(
     task: Task, pool: Pool, known: Priced, *, best: Incumbent, proof: Proof
 ) -> tuple[Incumbent, Proof]:
     """Prove by an integer model over every column that a better answer could have, if few."""
-    problem, prices = task.problem, known.prices
-    paid_s = known.best.cost_s + prices.slot_s * problem.budgets
-    limit_s = paid_s.min(axis=1, keepdims=True) + _room_s(known, best)
-    listed = task.search.within(prices.costs_of(problem), limit_s - prices.slot_s * problem.budgets)
-    keys = list(islice(_until(listed, task.end), MOST_COLUMNS + 1))
-    if len(keys) > MOST_COLUMNS or task.limits(task.gap) is None:
+    slots_s = known.prices.slot_s * task.problem.budgets
+    least_s = (known.best.cost_s + slots_s).min(axis=1, keepdims=True)
+    limit_s = least_s + _room_s(known, best) - slots_s
+    keys = _few(task, known.prices.costs_of(task.problem), limit_s)
+    if keys is None:
         return best, proof
-    mine = ((c.row, c.option, c.steps) for c in best.columns)
-    columns = extend(problem, pool, dict.fromkeys(chain(keys, mine)))
+    mine = [(c.row, c.option, c.steps) for c in best.columns]
+    columns = extend(task.problem, pool, dict.fromkeys([*keys, *mine]))
     best, proof, ending = _integer(task, columns, best, proof)
-    if ending is Ending.INFEASIBLE:
-        return best, proof._replace(impossible=not best.columns)
     if ending is Ending.PROVED:
         left = max(INTEGER_SHARE * task.gap, BACKEND_ACCURACY)
-        bound_s = max(proof.bound_s, best.seconds * (1 - left))
-        proof = proof._replace(bound_s=bound_s)
+        proof = proof._replace(bound_s=max(proof.bound_s, best.seconds * (1 - left)))
     return best, proof
 
 
-def _until(listed: Iterable[Found], end: float) -> Iterator[Found]:
-    """Yield until the time is up."""
-    for item in listed:
-        yield item
-        if perf_counter() > end:
-            return
-
-
 def _answer(task: Task, best: Incumbent, proof: Proof, *, formulation: Formulation) -> Solution:
-    if not best.columns:
-        raise BackendError(
-            f"{task.backend.upper()} found no schedules that keep most_copies, nor a proof that "
-            "there are none: allow more time, or raise the caps."
-        )
     proved = _is_proved(task, best, proof)
     bound_s = min(proof.bound_s, best.seconds)
     gap = relative_gap(best.seconds, bound_s)

@@ -5,7 +5,7 @@ layer and option is a new column, and all of them together a lower bound.
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from time import perf_counter
 from typing import NamedTuple
 
@@ -25,6 +25,9 @@ STEP = 0.5
 
 #: A schedule is new only if it pays less than the known ones by more than rounding, relative.
 WORTH_RELATIVE = 1e-9
+
+#: Columns per layer that are kept where more than twice as many are known.
+MOST_COLUMNS = 50
 
 #: Share of the gap asked that the relaxation may leave.
 RELAXED_SHARE = 0.25
@@ -54,6 +57,11 @@ class Task:
     gap: float
     end: float
     unit_s: float = 1.0
+
+    def part(self, share: float) -> "Task":
+        """Return the same task with a share of the time left."""
+        now = perf_counter()
+        return replace(self, end=now + share * (self.end - now))
 
     def limits(self, gap: float) -> Limits | None:
         """Return limits for the time that is left; None if there is none."""
@@ -98,6 +106,7 @@ def generate(task: Task, pool: Pool, start: Priced) -> Priced:
         if master is None:
             return known
         duals = master.prices(task.problem)
+        _forget(task, pool, duals)
         known, added = _improve(task, pool, known, duals)
         close_s = RELAXED_SHARE * task.gap * master.objective_s
         if not added or master.objective_s - known.bound_s <= close_s:
@@ -120,8 +129,7 @@ def meet_caps(task: Task, pool: Pool) -> int | None:
         duals = master.prices(task.problem)
         known, added = _improve(task, pool, known, duals)
         if known.bound_s > CAP_TOLERANCE * task.problem.steps:
-            excess = [variable.value() for variable in master.excess]
-            return int(task.problem.caps[int(np.argmax(excess))])
+            return master.most_exceeded(task.problem)
         if not added:
             return None
 
@@ -168,6 +176,20 @@ def _add_worthy(task: Task, pool: Pool, best: Best, duals: Prices) -> bool:
         if worthy:
             pool[c.row, c.option, c.steps] = c
     return bool(worth.any())
+
+
+def _forget(task: Task, pool: Pool, duals: Prices) -> None:
+    """Drop columns that pay most where there are many; those the relaxation takes pay least."""
+    most = MOST_COLUMNS * task.problem.layers
+    if len(pool) <= 2 * most:
+        return
+    keys, columns = list(pool), list(pool.values())
+    paid_s = paid(task.problem, columns, duals)
+    rows = np.array([c.row for c in columns])
+    least_s = np.full(task.problem.layers, np.inf)
+    np.minimum.at(least_s, rows, paid_s)
+    for n in np.argsort(paid_s - least_s[rows], kind="stable")[most:].tolist():
+        del pool[keys[n]]
 
 
 def paid(problem: Problem, columns: Sequence[Column], prices: Prices) -> FloatArray:

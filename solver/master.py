@@ -27,6 +27,8 @@ class Master:
     unit_s
         Seconds the objective is counted in, because a solver's tolerances are absolute and seconds
         per block may be microseconds.
+    fixed_s
+        Seconds that the model leaves out.
     rows
         Constraints of each family that has prices.
     excess
@@ -37,6 +39,7 @@ class Master:
     columns: Sequence[Column]
     x: list[pulp.LpVariable]
     unit_s: float
+    fixed_s: float
     rows: dict[str, families.Rows] = field(default_factory=dict)
     excess: list[pulp.LpVariable] = field(default_factory=list)
 
@@ -47,8 +50,8 @@ class Master:
 
     @property
     def objective_s(self) -> float:
-        """Seconds of the columns taken, in whole or in parts, and what couples them."""
-        return float(pulp.value(self.model.objective)) * self.unit_s
+        """Seconds per block of the columns taken, in whole or in parts."""
+        return self.fixed_s + float(pulp.value(self.model.objective)) * self.unit_s
 
     @property
     def chosen(self) -> list[Column]:
@@ -57,6 +60,11 @@ class Master:
         return sorted(
             (column for x, column in taken if (x.value() or 0.0) > 0.5), key=lambda c: c.row
         )
+
+    def most_exceeded(self, problem: Problem) -> int:
+        """Return the step whose cap is exceeded most."""
+        excess = [variable.value() for variable in self.excess]
+        return int(problem.caps[int(np.argmax(excess))])
 
     def prices(self, problem: Problem) -> Prices:
         """Return the dual values as prices in range, whatever sign the backend gives them."""
@@ -103,7 +111,9 @@ def build(
     model = pulp.LpProblem("columns", pulp.LpMinimize)
     kind = {"upBound": None if relaxed else 1, "cat": "Continuous" if relaxed else "Integer"}
     x = [model.add_variable(f"x_{n}", 0, **kind) for n in range(len(columns))]
-    master = Master(model=model, columns=columns, x=x, unit_s=unit_s)
+    apart = only_caps or problem.step_s is not None  # the rows of the steps hold what is fixed
+    fixed_s = 0.0 if apart else problem.fixed_s
+    master = Master(model=model, columns=columns, x=x, unit_s=unit_s, fixed_s=fixed_s)
     taken = stacked(columns)
     _choose(master, problem)
     if problem.caps.size:

@@ -42,9 +42,11 @@ class Prices:
         """Return the nearest prices, roughly, at which the bound is valid.
 
         Those of requests are not negative and add up to the risk; those of caps are not negative
-        and, where only the excess counts, cost no more than it; those of copies are in [0, 1].
+        and, where only the excess counts, cost no more than it; those of copies are in [0, 1]; and
+        what has no limit has no price.
         """
-        caps = np.maximum(self.caps, 0.0)
+        caps = np.zeros(problem.steps)
+        caps[problem.caps] = np.maximum(self.caps[problem.caps], 0.0)
         if self.costs == 0.0 and problem.most_copies is not None:
             caps = np.minimum(caps, 1.0 / np.maximum(problem.most_copies, 1.0))
         return replace(
@@ -52,7 +54,7 @@ class Prices:
             requests=_to_sum(self.requests, problem.risk * self.costs),
             caps=caps,
             backlog=np.clip(self.backlog, 0.0, self.costs),
-            slot_s=max(self.slot_s, 0.0),
+            slot_s=0.0 if problem.slots is None else max(self.slot_s, 0.0),
         )
 
     def towards(self, other: "Prices", share: float) -> "Prices":

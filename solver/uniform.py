@@ -42,6 +42,8 @@ def solve_uniform(problem: Problem, limits: Limits, *, backend: Backend) -> Solu
     costs_s = _listed_s(problem, columns)  # [rows, K]
     fitting_s = _fitting_s(problem, costs_s)
     best_s = float(fitting_s.min())
+    if best_s == np.inf and problem.caps.size:  # CBC crashes where only parts of columns would do
+        return infeasible(Formulation.UNIFORM, backend, message=_nothing(problem, columns))
     unit_s = _unit_s(columns)
     master = build(problem, columns, unit_s=unit_s)
     ending = run(master.model, limits, backend=backend)
@@ -49,7 +51,7 @@ def solve_uniform(problem: Problem, limits: Limits, *, backend: Backend) -> Solu
     found_s = _claimed_s(problem, master.chosen) if ending is Ending.PROVED else None
     confirm(ending, found_s, best_s=listed_best_s, gap=limits.gap, unit_s=unit_s)
     if best_s == np.inf:
-        message = _nothing(problem, columns)
+        message = does_not_fit(problem)
         return infeasible(Formulation.UNIFORM, backend, message=message, size=master.size)
     row, option = preferred(fitting_s)
     chosen = columns[row * problem.budgets.size + option]

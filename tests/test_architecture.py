@@ -37,7 +37,7 @@ TIERS: tuple[set[str], ...] = (
     {"engines", "hardware_write", "latency", "memory", "schedule"},
     {"gpu_work", "hardware", "trace"},
     {"hardware_schema", "model_spec"},
-    {"resources", "strict"},
+    {"known_models", "model_config", "resources", "strict"},
     {"errors", ""},  # "" is tidesim/__init__.py: the version, no imports
 )
 # Who may import what others may not.

@@ -157,4 +157,5 @@ def test_a_linear_fit_is_the_bounded_least_squares(start, seed):
     assert np.sum(errors(end) ** 2) <= np.sum(errors(begin) ** 2)
     for direction in rng.standard_normal((20, 2)):
         near = np.clip(end + 1e-3 * direction, low, high)
-        assert np.sum(errors(end) ** 2) <= np.sum(errors(near) ** 2) + 1e-7
+        # The fit stops where a step gains less than a millionth.
+        assert np.sum(errors(end) ** 2) <= np.sum(errors(near) ** 2) * (1 + 1e-6) + 1e-7

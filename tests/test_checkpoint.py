@@ -235,3 +235,16 @@ def test_loading_keeps_one_copy_of_the_experts_and_maps_the_rest(folder):
 
     assert everything > banks + 50e6
     assert grown < 1.1 * banks + 10e6
+
+
+def test_checkpoint_with_a_softmax_router_is_refused_before_its_weights_are_read(folder):
+    config = {
+        "model_type": "llada_moe", "hidden_size": 64, "num_hidden_layers": 2, "vocab_size": 512,
+        "num_attention_heads": 4, "expert_intermediate_size": 8, "dense_intermediate_size": 32,
+        "num_experts": 8, "num_experts_per_tok": 2, "max_position_embeddings": 512,
+        "rope_theta": 10000.0, "rms_norm_eps": 1e-6,
+    }  # fmt: skip
+    (folder / "config.json").write_text(json.dumps(config))
+
+    with pytest.raises(FormatError, match=r"router is a softmax, .*simulate this one's sizes"):
+        load_model(folder)

@@ -395,4 +395,4 @@ def test_schedule_for_another_trace_is_refused_unless_forced(ok, refused, tmp_pa
     command = ("simulate", other, "--hardware", MACHINE, "--schedule", schedule)
 
     assert "trace" in refused(*command)
-    assert ok(*command, "--force")["interval"]
+    assert ok(*command, "--force")["policy"] == "tide"

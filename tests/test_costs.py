@@ -237,10 +237,9 @@ def test_costs_around_a_schedule_add_up_to_its_simulated_seconds_and_promotions(
 
 
 @settings(max_examples=60, deadline=None)
-@given(drawn(), st.data())
-def test_costs_without_limits_or_free_slots_add_up_whatever_they_are_around(example, data):
+@given(drawn())
+def test_costs_without_limits_or_free_slots_add_up_whatever_they_are_around(example):
     case, options, layers = example
-    case = replace(case, latency=case.latency)
     table = arc_costs(case, options)
     exact = np.array([not share for share in table.unfilled])
     exact &= np.array([option.promotions is None for option in options])
@@ -261,3 +260,149 @@ def test_never_refreshing_costs_what_it_simulates_to_whatever_the_costs_are_arou
     chosen = [(option, NEVER) for option, _ in layers]
     result = simulated(case, options, chosen)
     assert cost(table, chosen) == pytest.approx(result.seconds_per_block, rel=1e-9)
+
+
+@settings(max_examples=60, deadline=None)
+@given(drawn(engines=(TIDE_REFERENCE, HYBRIDS[2]), promotion=Promotion.BACKGROUND))
+def test_an_engine_without_overlap_promotes_in_the_background_exactly(example):
+    case, options, layers = example
+
+    table = arc_costs(case, options, around=[steps for _, steps in layers])
+
+    result = simulated(case, options, layers)
+    assert cost(table, layers) == pytest.approx(result.seconds_per_block, rel=1e-9)
+    assert table.step_s is None
+
+
+@settings(max_examples=60, deadline=None)
+@given(drawn(engines=(TIDESIM, HYBRIDS[1]), promotion=Promotion.BACKGROUND))
+def test_costs_in_the_background_are_exact_where_nothing_is_promoted(example):
+    """Otherwise promotions are counted exactly, and seconds by step are those of the arcs."""
+    case, options, layers = example
+
+    table = arc_costs(case, options, around=[steps for _, steps in layers])
+
+    result = simulated(case, options, layers)
+    promotions = [cost(table, layers, table.copies, step) for step in range(table.steps)]
+    assert sum(promotions) * table.blocks == pytest.approx(result.promotions)
+    by_step = [cost(table, layers, table.step_s, step) for step in range(table.steps + 1)]
+    assert sum(by_step) == pytest.approx(cost(table, layers))
+    if not result.promotions:
+        assert cost(table, layers) == pytest.approx(result.seconds_per_block, rel=1e-9)
+
+
+@settings(max_examples=60, deadline=None)
+@given(drawn())
+def test_seconds_of_requests_are_those_of_their_passes_and_add_up_to_all(example):
+    case, options, layers = example
+
+    table = arc_costs(case, options, around=[steps for _, steps in layers], by_request=True)
+
+    result, passes = simulated(case, options, layers), list(case.passes())
+    starts = [pass_.step == 0 and pass_.kind is Kind.DENOISE for pass_ in passes]
+    blocks = dict.fromkeys(dict.fromkeys(pass_.request for pass_ in passes), 0)
+    seconds = dict.fromkeys(blocks, 0.0)
+    for pass_, starts_block, taken_s in zip(passes, starts, result.pass_s, strict=True):
+        blocks[pass_.request] += starts_block
+        seconds[pass_.request] += taken_s
+    expected = [seconds[request] / blocks[request] for request in blocks if blocks[request]]
+    found = [cost(table, layers, table.requests, at) for at in range(len(table.requests.fixed))]
+    assert found == pytest.approx(expected, rel=1e-9)
+    plain = arc_costs(case, options, around=[steps for _, steps in layers])
+    assert np.allclose(table.arc_cost_s, plain.arc_cost_s, rtol=1e-12, atol=0)
+
+
+@settings(max_examples=40, deadline=None)
+@given(drawn(), st.booleans())
+def test_costs_of_several_options_are_those_of_each_alone_and_nothing_is_negative(example, later):
+    case, options, layers = example
+    promotion = Promotion.BACKGROUND if later and case.setup.engine == TIDESIM else None
+    case = replace(case, setup=replace(case.setup, promotion=promotion))
+    around = [steps for _, steps in layers]
+
+    together = arc_costs(case, options, around=around)
+
+    for number, option in enumerate(options):
+        alone = arc_costs(case, [option], around=around)
+        ours, theirs = together.arc_cost_s[:, number], alone.arc_cost_s[:, 0]
+        assert np.allclose(ours, theirs, rtol=1e-12, atol=0)
+        assert np.array_equal(together.copies.arcs[:, :, number], alone.copies.arcs[:, :, 0])
+        assert np.allclose(together.never_s[:, number], alone.never_s[:, 0], rtol=1e-12, atol=0)
+    assert np.all(together.arc_cost_s >= 0)
+    assert np.all(np.diff(together.unfilled) >= 0)
+    assert np.all(np.diff(together.reach) <= 0)
+    assert together.reach[0] == 1
+
+
+@settings(max_examples=40, deadline=None)
+@given(drawn())
+def test_requests_decoded_in_step_cost_what_they_simulate_to(example):
+    case, options, layers = example
+    case = replace(case, batch=2)
+
+    table = arc_costs(case, options, around=[steps for _, steps in layers])
+
+    result = simulated(case, options, layers)
+    assert cost(table, layers) * table.blocks == pytest.approx(result.seconds, rel=1e-9)
+    with pytest.raises(SettingError, match="cannot be told apart; use batch 1"):
+        arc_costs(case, options, by_request=True)
+
+
+# ── refused ──────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_block_without_one_of_its_steps_is_refused():
+    trace = steps_trace(small_spec(num_experts=2), TWO_EXPERTS)
+    gap = Trace(trace.meta, [pass_ for pass_ in trace if pass_.step != 1])
+
+    with pytest.raises(FormatError, match="has step 2 where step 1 should be"):
+        arc_costs(case_of(gap), [Option(1)])
+
+
+def test_a_trace_without_denoise_passes_is_refused():
+    trace = steps_trace(small_spec(num_experts=2), TWO_EXPERTS)
+
+    with pytest.raises(SettingError, match="nothing to schedule"):
+        arc_costs(case_of(Trace(trace.meta, [])), [Option(1)])
+
+
+def test_an_engine_that_cannot_promote_in_the_background_is_refused():
+    case = two_experts(engine=HYBRIDS[0], promotion=Promotion.BACKGROUND)
+
+    with pytest.raises(SettingError, match="nothing can be promoted in the background"):
+        arc_costs(case, [Option(1)])
+
+
+@pytest.mark.parametrize("engine", [TIDESIM, replace(TIDESIM, looped=True)])
+def test_times_too_long_to_count_with_are_refused(engine):
+    latency = FakeLatency(cpu_experts=np.inf, cpu_expert=np.inf)
+
+    with pytest.raises(SettingError, match="too long to count with"):
+        arc_costs(two_experts(engine=engine, latency=latency), [Option(1)])
+
+
+# ── the paper's closed form ──────────────────────────────────────────────────────────────────────
+
+
+def test_terms_of_the_papers_closed_form_are_those_worked_out_by_hand():
+    """Budget 1: of two changes of step one changes the busiest expert; 9 pairs in all.
+
+    Misses: 1 of 9 at τ = 1 (step 2's other expert); steps 1 and 2 miss 3 + 1 at τ = 2 and 3 + 2 at
+    τ = 3. A layer with misses has 1 + 16 + 1 s on the CPU, so 18 × (1, 2, 2) / 3 s per step.
+    """
+    terms = closed_form_terms(two_experts(latency=FakeLatency()), 1)
+
+    share, cpu_s = np.array([1, 4, 5]) / 9, np.array([6.0, 12.0, 12.0])
+    assert terms.drift == pytest.approx(0.5)
+    assert terms.miss_share.tolist() == pytest.approx(share.tolist())
+    assert terms.promotion_s == 8
+    assert terms.miss_s == pytest.approx(share @ cpu_s / (share @ share))
+
+
+def test_routing_that_never_changes_has_no_drift_and_one_miss_share():
+    trace = steps_trace(small_spec(num_experts=2), [[[2, 1]]] * 4)
+
+    terms = closed_form_terms(case_of(trace), 1)
+
+    assert terms.drift == 0
+    assert terms.miss_share.tolist() == [1 / 3] * 4

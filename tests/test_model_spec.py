@@ -56,13 +56,28 @@ def test_sizes_that_are_exact(
 
 @pytest.mark.parametrize(
     ("name", "params", "non_expert_bytes"),
-    [("llada2.0-mini", 16.26e9, 1.91e9), ("llada2.0-flash", 102.9e9, 6.06e9)],
+    [
+        ("llada2.0-mini", 16.26e9, 1.91e9),
+        ("llada2.1-mini", 16.26e9, 1.91e9),
+        ("llada2.0-flash", 102.9e9, 6.06e9),
+    ],
 )
 def test_sizes_as_published(name: str, params: float, non_expert_bytes: float) -> None:
     spec = MODELS[name]
 
     assert total_params(spec) == pytest.approx(params, rel=5e-4)
     assert spec.non_expert_bytes == pytest.approx(non_expert_bytes, abs=5e6)
+
+
+@pytest.mark.parametrize(
+    ("name", "params"), [("llada-moe-7b-a1b", 7.36e9), ("sdar-30b-a3b", 30.5e9)]
+)
+def test_models_of_other_families_have_their_published_parameters(name: str, params: float) -> None:
+    spec = MODELS[name]
+    others = spec.non_expert_bytes + spec.all_experts_bytes
+
+    assert others / spec.dtype_bytes == pytest.approx(params, rel=2e-3)
+    assert spec.router_bytes == spec.num_experts * spec.hidden_size * 2  # no expert bias
 
 
 def test_bytes_are_those_of_the_file(config: dict[str, Any]) -> None:
@@ -128,8 +143,9 @@ def test_a_size_has_no_default(config: dict[str, Any], key: str) -> None:
 @pytest.mark.parametrize(
     ("key", "value", "sentence"),
     [
-        ("model_type", "llama", "model_type is 'llama' but only 'llada2_moe' is implemented"),
-        ("model_type", None, "give a LLaDA2.0 checkpoint"),
+        ("model_type", "llama", "model_type is 'llama', not one of llada2_moe, "),
+        ("model_type", None, "model_type is None, not one of llada2_moe, "),
+        ("model_type", ["llada2_moe"], "model_type is ['llada2_moe'], not one of"),
         ("hidden_act", "gelu", "hidden_act is 'gelu' but only 'silu' is implemented"),
         ("score_function", "softmax", "score_function is 'softmax' but only 'sigmoid'"),
         ("norm_topk_prob", False, "norm_topk_prob is False but only True"),
@@ -157,6 +173,61 @@ def test_a_config_of_another_model_is_refused(
     config: dict[str, Any], key: str, value: object, sentence: str
 ) -> None:
     assert sentence in refused(config | {key: value})
+
+
+# ── other families ───────────────────────────────────────────────────────────────────────────────
+
+
+def family_config(name: str) -> dict[str, Any]:
+    """Return a config.json of a known model in the names of its family."""
+    sizes = MODELS[name].model_dump(
+        exclude={
+            "name", "score_function", "n_group", "topk_group", "num_shared_experts", "dtype",
+            "first_k_dense_replace", "partial_rotary_factor", "routed_scaling_factor",
+            "mask_token_id", "eos_token_id", "block_length",
+        }
+    )  # fmt: skip
+    if name == "sdar-30b-a3b":
+        return sizes | {"model_type": "sdar_moe", "mlp_only_layers": [], "block_size": 32}
+    for ours, theirs in (("moe", "expert"), ("", "dense")):
+        sizes[f"{theirs}_intermediate_size"] = sizes.pop(f"{ours}_intermediate_size".lstrip("_"))
+    del sizes["head_dim"], sizes["num_key_value_heads"]
+    layers = [1] * sizes["num_hidden_layers"]
+    return sizes | {"model_type": "lladamoe", "moe_layer_freq": layers, "qk_layernorm": True}
+
+
+@pytest.mark.parametrize("name", ["llada-moe-7b-a1b", "sdar-30b-a3b"])
+def test_a_config_of_another_family_gives_the_sizes_known_by_name(name: str) -> None:
+    spec = ModelSpec.from_config(family_config(name), name=name)
+
+    assert spec == MODELS[name]
+
+
+@pytest.mark.parametrize(
+    ("name", "key", "value", "sentence"),
+    [
+        ("sdar-30b-a3b", "mlp_only_layers", [0], "mlp_only_layers is [0] but only [] is"),
+        ("sdar-30b-a3b", "decoder_sparse_step", 2, "decoder_sparse_step is 2 but only 1"),
+        ("sdar-30b-a3b", "attention_bias", True, "attention_bias is True"),
+        ("sdar-30b-a3b", "head_dim", 0, "head_dim"),
+        ("llada-moe-7b-a1b", "moe_layer_freq", [0, 1], "moe_layer_freq is [0, 1], but only models"),
+        ("llada-moe-7b-a1b", "moe_layer_freq", 1, "moe_layer_freq is 1, but only models"),
+        ("llada-moe-7b-a1b", "shared_expert_intermediate_size", 512, "is 512 but only None"),
+        ("llada-moe-7b-a1b", "moe_router_score_function", "sigmoid", "but only 'softmax'"),
+        ("llada-moe-7b-a1b", "num_attention_heads", "16", "num_attention_heads"),
+    ],
+)
+def test_a_choice_of_another_family_that_is_not_implemented_is_refused(
+    name: str, key: str, value: object, sentence: str
+) -> None:
+    assert sentence in refused(family_config(name) | {key: value})
+
+
+def test_a_missing_size_of_another_family_is_named() -> None:
+    config = family_config("llada-moe-7b-a1b")
+    del config["expert_intermediate_size"]
+
+    assert "moe_intermediate_size" in refused(config)
 
 
 # ── looking up ───────────────────────────────────────────────────────────────────────────────────

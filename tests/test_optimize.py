@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from strategies import route, small_model, traces
 from strategies_hardware import profiles
 
+from tidesim.engines import TIDE_REFERENCE
 from tidesim.errors import CapacityError, SettingError
 from tidesim.hardware import load_profile
 from tidesim.memory import extent, plan
@@ -54,8 +55,12 @@ def fixed_trace(*, heldout=True, seed=0):
 
 def memory_of(trace, slots, window):
     """Return GPU bytes of a run at mini's sizes with so many slots in every layer."""
+    return plan_of(trace, slots, window).total_bytes
+
+
+def plan_of(trace, slots, window):
     spec = sized_spec(trace.meta.model, MINI)
-    return plan(spec, extent(trace, window), slots=spec.moe_layers * slots).total_bytes
+    return plan(spec, extent(trace, window), slots=spec.moe_layers * slots)
 
 
 @settings(max_examples=10, deadline=None)
@@ -291,3 +296,23 @@ def test_under_a_memory_limit_layers_may_have_more_than_an_equal_share():
     assert solved.schedule.memory_bytes <= memory_bytes
     assert solved.training.memory.total_bytes == solved.schedule.memory_bytes
     assert sum(solved.schedule.budgets) <= 3 * len(solved.schedule.budgets)
+
+
+@pytest.mark.parametrize("formulation", ["uniform", "free"])
+def test_what_an_engine_keeps_free_holds_no_slots(formulation):
+    trace = fixed_trace(heldout=False)
+    # The slots of two layers are few beside the workspace, so only a large share is felt.
+    engine = replace(TIDE_REFERENCE, free_percent=99)
+    memory = plan_of(trace, 3, engine.window)
+    limit = memory.needed_bytes(engine.free_percent)
+    common = {"memory_bytes": limit, "sizes": MINI, "formulation": formulation}
+
+    solved = optimize(trace, A100, engine=engine, **common)
+    roomier = optimize(trace, A100, engine=TIDE_REFERENCE, **common)
+
+    assert limit > memory.total_bytes
+    assert sum(solved.schedule.budgets) <= 3 * len(solved.schedule.budgets)
+    tried, tight = (
+        max(option.budget for option in one.costs.options) for one in (roomier, solved)
+    )
+    assert tried > tight

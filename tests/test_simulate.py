@@ -497,6 +497,19 @@ def test_times_too_long_to_add_up_are_refused():
         simulate(mini_trace(blocks=1), slow, policy="all-gpu")
 
 
+def test_the_reference_engine_keeps_a_tenth_of_the_memory_free():
+    trace, memory_bytes = mini_trace(blocks=1), 3 * 10**10
+    ours, theirs = (
+        prepare(trace, A100, policy="tide", interval=1, memory_bytes=memory_bytes, engine=engine)
+        for engine in ("tidesim", "tide-reference")
+    )
+
+    kept = (memory_bytes - theirs.memory.non_expert_bytes) / 10
+    used = theirs.memory.total_bytes - theirs.memory.workspace_bytes
+    assert used + kept <= memory_bytes < used + kept + 19 * 6_291_456
+    assert theirs.setup.budget < ours.setup.budget
+
+
 def test_memory_decides_the_budget_and_refuses_too_much():
     trace, common = mini_trace(blocks=1), {"policy": "tide", "interval": 1}
     rooms = {

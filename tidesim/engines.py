@@ -46,6 +46,9 @@ class Engine:
     popular_first : bool
         Policies without an opinion start with the most popular experts where popularity is known;
         otherwise with ids 0 .. budget - 1.
+    free_percent : int
+        Of the GPU memory that the other weights leave, what is kept free at least, activations
+        included, when a memory size is given instead of a budget.
     """
 
     name: str
@@ -57,6 +60,7 @@ class Engine:
     copies_per_expert: int
     refresh_first_block: bool
     popular_first: bool
+    free_percent: int = 0
 
 
 # The TIDE authors' released code (facts: ims-kdks/TIDE 5611ace).
@@ -70,6 +74,7 @@ TIDE_REFERENCE = Engine(
     copies_per_expert=3,
     refresh_first_block=True,
     popular_first=False,
+    free_percent=10,
 )
 TIDESIM = Engine(
     name="tidesim",

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 
-from tidesim.errors import CapacityError
+from tidesim.errors import CapacityError, SettingError
 from tidesim.model_spec import ModelSpec
 from tidesim.trace.passes import Kind, Trace, Window
 
@@ -53,6 +53,29 @@ class MemoryPlan:
             + self.workspace_bytes
         )
 
+    def kept_free_bytes(self, memory_bytes: int, free_percent: int) -> int:
+        """Return what an engine keeps free on a GPU beyond the workspace.
+
+        The TIDE authors' rule for the budget, (free - max(1.5 GB, 10 % of free)) // bytes of an
+        expert in every mixture layer, with `free` what the other weights leave; here the workspace,
+        which holds those 1.5 GB and the activations, takes the place of the first of the two.
+
+        Parameters
+        ----------
+        memory_bytes : int
+            Memory of the GPU, all of it.
+        free_percent : int
+            Of `Engine`.
+        """
+        share = -(-free_percent * (memory_bytes - self.non_expert_bytes) // 100)
+        return max(0, share - self.workspace_bytes)
+
+    def needed_bytes(self, free_percent: int) -> int:
+        """Return the smallest GPU memory that holds it all and what an engine keeps free."""
+        used = self.total_bytes - self.workspace_bytes
+        whole = 100 * used - free_percent * self.non_expert_bytes
+        return max(self.total_bytes, -(-whole // (100 - free_percent)))
+
     def to_json(self) -> dict[str, int]:
         """Return bytes by purpose and in total."""
         return asdict(self) | {"total_bytes": self.total_bytes}
@@ -78,6 +101,46 @@ def extent(trace: Trace, window: Window, *, batch: int = 1) -> Extent:
         return Extent(tokens=batch * positions, decoded=batch * positions, cached=0)
     return Extent(
         tokens=max(computed, batch * block), decoded=batch * block, cached=batch * positions
+    )
+
+
+def request_extent(
+    spec: ModelSpec, window: Window, *, prompt_tokens: int, gen_length: int, batch: int = 1
+) -> Extent:
+    """Return the largest pass of a request of some lengths.
+
+    Blocks are aligned to absolute positions: the first generated block may hold the prompt's tail.
+
+    Parameters
+    ----------
+    spec : ModelSpec
+    window : Window
+    prompt_tokens, gen_length : int
+        Tokens of the prompt, and tokens to generate.
+    batch : int
+        Such requests decoded in step.
+
+    Raises
+    ------
+    SettingError
+        A length is out of range or more than the model has positions.
+    """
+    least = {"prompt tokens": (prompt_tokens, 0), "generation length": (gen_length, 1)}
+    for name, (value, low) in (least | {"batch": (batch, 1)}).items():
+        if value < low:
+            raise SettingError(f"{name} is {value} but must be at least {low}")
+    block = spec.block_length
+    positions = -(-(prompt_tokens + gen_length) // block) * block
+    if positions > spec.max_position_embeddings:
+        raise SettingError(
+            f"prompt and generation take {positions} positions in whole blocks, but {spec.name} "
+            f"has {spec.max_position_embeddings}; use shorter ones"
+        )
+    if window is Window.FULL:
+        return Extent(tokens=batch * positions, decoded=batch * positions, cached=0)
+    prefill = prompt_tokens // block * block
+    return Extent(
+        tokens=max(prefill, batch * block), decoded=batch * block, cached=batch * positions
     )
 
 
@@ -127,6 +190,7 @@ def budget_for(
     memory_bytes: int,
     *,
     scratch_slots: Callable[[int], int] = lambda _: 0,
+    free_percent: int = 0,
 ) -> int:
     """Return the largest budget per layer that fits.
 
@@ -138,6 +202,8 @@ def budget_for(
         Memory of the GPU, all of it.
     scratch_slots : callable
         Slots for streamed experts at a budget.
+    free_percent : int
+        Of the engine; see `MemoryPlan.kept_free_bytes`.
 
     Raises
     ------
@@ -147,7 +213,7 @@ def budget_for(
     needed = {
         budget: plan(
             spec, size, slots=spec.moe_layers * budget, scratch_slots=scratch_slots(budget)
-        ).total_bytes
+        ).needed_bytes(free_percent)
         for budget in range(spec.num_experts_per_tok, spec.num_experts + 1)
     }
     fitting = [budget for budget, total in needed.items() if total <= memory_bytes]

@@ -3,66 +3,54 @@
 import json
 import os
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from tidesim.errors import FormatError, NotFoundError
+from tidesim.known_models import KNOWN_MODELS
+from tidesim.model_config import spec_values
 from tidesim.resources import find_checkpoint
 
 DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
-MODEL_TYPE = "llada2_moe"
-_MODEL_TYPES = (MODEL_TYPE, "llada2_moe_veomni")  # dFactory names merged checkpoints so
-
-# What a config.json may leave out: the value the published model class uses by default. Where
-# eos_token_id is missing, pad_token_id stands for it: LLaDA2.0 ends and pads with one token.
-_CLASS_DEFAULTS = {"mask_token_id": 156895, "eos_token_id": 156892, "block_length": 32}
-_RENAMED = {"torch_dtype": "dtype"}
-# Keys that describe a choice this implementation has only one way to make.
-_REQUIRED_VALUES: dict[str, Any] = {
-    "hidden_act": "silu",
-    "score_function": "sigmoid",
-    "norm_topk_prob": True,
-    "use_qk_norm": True,
-    "use_bias": False,
-    "use_qkv_bias": False,
-    "rope_scaling": None,
-    "moe_router_enable_expert_bias": True,
-    "use_sliding_window": False,
-    "norm_head": False,
-}
+LARGEST = 1 << 18  # of a width: no model comes near, and no product of sizes leaves 64 bits
 
 
 class ModelSpec(BaseModel):
-    """Shape of a LLaDA2.0 mixture-of-experts model; names follow its ``config.json``."""
+    """Shape of a mixture-of-experts model; names follow the ``config.json`` of LLaDA2.0.
+
+    ``score_function`` tells routers apart: LLaDA2.0's sigmoid with an expert bias, and a softmax
+    without one, which is simulated but not run.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
     name: str
-    num_hidden_layers: int = Field(ge=1, le=10_000)
+    num_hidden_layers: int = Field(ge=1, le=1_000)
     first_k_dense_replace: int = Field(ge=0)
-    hidden_size: int = Field(ge=1)
-    num_attention_heads: int = Field(ge=1)
-    num_key_value_heads: int = Field(ge=1)
-    head_dim: int = Field(ge=2)
-    intermediate_size: int = Field(ge=1)
-    moe_intermediate_size: int = Field(ge=1)
-    num_experts: int = Field(ge=1, le=1_000_000)
+    hidden_size: int = Field(ge=1, le=LARGEST)
+    num_attention_heads: int = Field(ge=1, le=LARGEST)
+    num_key_value_heads: int = Field(ge=1, le=LARGEST)
+    head_dim: int = Field(ge=2, le=LARGEST)
+    intermediate_size: int = Field(ge=1, le=LARGEST)
+    moe_intermediate_size: int = Field(ge=1, le=LARGEST)
+    num_experts: int = Field(ge=1, le=1 << 16)
     num_experts_per_tok: int = Field(ge=1)
     n_group: int = Field(ge=1)
     topk_group: int = Field(ge=1)
-    num_shared_experts: int = Field(ge=0)
-    vocab_size: int = Field(ge=1)
-    max_position_embeddings: int = Field(ge=1)
+    num_shared_experts: int = Field(ge=0, le=1_000)
+    vocab_size: int = Field(ge=1, le=1 << 24)
+    max_position_embeddings: int = Field(ge=1, le=1 << 40)
     rope_theta: float = Field(gt=0)
     partial_rotary_factor: float = Field(gt=0, le=1)
     rms_norm_eps: float = Field(gt=0)
     routed_scaling_factor: float = Field(gt=0)
+    score_function: Literal["sigmoid", "softmax"] = "sigmoid"
     tie_word_embeddings: bool = False
     dtype: str = "bfloat16"
     mask_token_id: int = Field(ge=0)
     eos_token_id: int = Field(ge=0)
-    block_length: int = Field(default=32, ge=1)
+    block_length: int = Field(default=32, ge=1, le=LARGEST)
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -139,7 +127,8 @@ class ModelSpec(BaseModel):
     @property
     def router_bytes(self) -> int:
         """Bytes of one router: its weight in the model's dtype, its expert bias in float32."""
-        return self.num_experts * (self.hidden_size * self.dtype_bytes + 4)
+        bias_bytes = 4 if self.score_function == "sigmoid" else 0
+        return self.num_experts * (self.hidden_size * self.dtype_bytes + bias_bytes)
 
     @property
     def head_params(self) -> int:
@@ -193,21 +182,8 @@ class ModelSpec(BaseModel):
         FormatError
             A key is missing, out of range or asks for another architecture.
         """
-        if config.get("model_type") not in _MODEL_TYPES:
-            raise FormatError(
-                f"{source}: model_type is {config.get('model_type')!r} but only {MODEL_TYPE!r} "
-                "is implemented; give a LLaDA2.0 checkpoint"
-            )
-        for key, needed in _REQUIRED_VALUES.items():
-            if config.get(key, needed) != needed:
-                raise FormatError(
-                    f"{source}: {key} is {config[key]!r} but only {needed!r} is implemented"
-                )
-        stated = {key: value for key, value in config.items() if value is not None}
-        renamed = {_RENAMED.get(key, key): value for key, value in stated.items()}
-        known = {key: renamed[key] for key in cls.model_fields if key in renamed and key != "name"}
-        end = {"eos_token_id": stated["pad_token_id"]} if "pad_token_id" in stated else {}
-        values = _CLASS_DEFAULTS | end | known
+        stated = spec_values(config, source)
+        values = {key: stated[key] for key in cls.model_fields if key in stated and key != "name"}
         try:
             return cls(name=name, **values)
         except ValidationError as error:
@@ -222,51 +198,7 @@ def _short(value: object) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 
-def _llada2(name: str, **sizes: Any) -> ModelSpec:
-    common = {
-        "first_k_dense_replace": 1,
-        "head_dim": 128,
-        "num_key_value_heads": 4,
-        "num_experts": 256,
-        "num_experts_per_tok": 8,
-        "n_group": 8,
-        "topk_group": 4,
-        "num_shared_experts": 1,
-        "vocab_size": 157184,
-        "rope_theta": 600000.0,
-        "partial_rotary_factor": 0.5,
-        "rms_norm_eps": 1e-6,
-        "routed_scaling_factor": 2.5,
-        "mask_token_id": 156895,
-        "eos_token_id": 156892,
-    }
-    return ModelSpec(name=name, **(common | sizes))
-
-
-# Source: LLaDA2.0 mini config.json and the dFactory copy for flash, as listed in the README.
-MODELS = {
-    spec.name: spec
-    for spec in (
-        _llada2(
-            "llada2.0-mini",
-            num_hidden_layers=20,
-            hidden_size=2048,
-            num_attention_heads=16,
-            intermediate_size=5120,
-            moe_intermediate_size=512,
-            max_position_embeddings=32768,
-        ),
-        _llada2(
-            "llada2.0-flash",
-            num_hidden_layers=32,
-            hidden_size=4096,
-            num_attention_heads=32,
-            intermediate_size=9216,
-            moe_intermediate_size=1024,
-            max_position_embeddings=16384,
-        ),
-    )
-}
+MODELS = {known.name: ModelSpec(name=known.name, **known.sizes) for known in KNOWN_MODELS}
 
 
 def read_config(path: Path) -> dict[str, Any]:
@@ -279,6 +211,8 @@ def read_config(path: Path) -> dict[str, Any]:
     """
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise FormatError(f"{path}: cannot be read ({error.strerror}); check its rights") from None
     except (ValueError, RecursionError) as error:
         raise FormatError(f"{path}: not valid JSON ({error}); repair or replace it") from None
     if not isinstance(config, dict):
@@ -292,7 +226,7 @@ def load_model_spec(name_or_path: str | Path) -> ModelSpec:
     Parameters
     ----------
     name_or_path : str or Path
-        ``llada2.0-mini``, ``llada2.0-flash``, a bundled checkpoint, a directory or a file.
+        A name of `MODELS`, a bundled checkpoint, a directory or a file.
 
     Raises
     ------

@@ -15,6 +15,7 @@ from tidesim.simulate.result import SimulationResult
 from tidesim.trace.passes import Trace
 
 BY = 0.2
+CLEARLY = 0.01  # candidates nearer to each other are as good
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,9 +77,14 @@ class Swing:
 
     @property
     def flips(self) -> tuple[str, ...]:
-        """What else is the fastest at one of the two values."""
-        names = dict.fromkeys(at.best.name for at in (self.at_low, self.at_high))
-        return tuple(name for name in names if name != self.base.best.name)
+        """What is clearly faster than the base's best candidate at one of the two values."""
+        mine = self.base.best.name
+        clear = (
+            at.best.name
+            for at in (self.at_low, self.at_high)
+            if at.tokens_per_s[at.best.name] > at.tokens_per_s[mine] * (1 + CLEARLY)
+        )
+        return tuple(dict.fromkeys(clear))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,6 +13,7 @@ from tidesim.cli import (
     decoding,
     demo,
     hardware,
+    model,
     regimes,
     replaying,
     report,
@@ -47,6 +48,7 @@ for module in (
     module.register(app)
 app.add_typer(trace.app, name="trace")
 app.add_typer(hardware.app, name="hardware")
+app.add_typer(model.app, name="model")
 app.add_typer(schedule.app, name="schedule")
 
 

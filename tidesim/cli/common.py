@@ -42,7 +42,8 @@ Sizes = Annotated[
         "--sizes",
         metavar="MODEL",
         help="Let the trace's routing drive this model's sizes (hidden, intermediate, dtype): "
-        "a what-if, and labelled so.",
+        "a what-if, and labelled so. A name of `tidesim model list` (some are unverified), a "
+        "checkpoint directory or a config.json.",
     ),
 ]
 Budget = Annotated[

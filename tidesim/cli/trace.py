@@ -1,4 +1,4 @@
-"""``tidesim trace``: what a trace holds and how stable its routing is."""
+"""``tidesim trace``: what a trace holds, how stable its routing is, traces from elsewhere."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -20,11 +20,13 @@ from tidesim.cli.common import (
     share,
 )
 from tidesim.errors import FormatError
+from tidesim.model_spec import load_model_spec
+from tidesim.trace.importers import FORMATS, ImportOptions, Missing, get_format, import_trace
 from tidesim.trace.info import trace_info
 from tidesim.trace.passes import Trace, Window
 from tidesim.trace.stats import trace_stats
 
-app = typer.Typer(help="Look into traces.", no_args_is_help=True)
+app = typer.Typer(help="Look into traces, and import them.", no_args_is_help=True)
 
 
 @app.command("info")
@@ -103,6 +105,92 @@ def stats(
         return
     for which, item in both.items():
         _print_stats(f"{trace}, window {which}", item.to_json())
+
+
+@app.command("import")
+def import_(
+    file: Annotated[
+        Path, typer.Argument(metavar="FILE", help="What was recorded; a folder for flame-moe.")
+    ],
+    *,
+    form: Annotated[
+        str, typer.Option("--from", metavar="FORMAT", help=f"One of: {', '.join(FORMATS)}.")
+    ],
+    model: Annotated[
+        str, typer.Option("--model", metavar="MODEL", help="Whose routing was recorded.")
+    ],
+    out: Annotated[
+        Path, typer.Option("--out", metavar="T", help="Where the trace goes, as Parquet.")
+    ],
+    tokens_per_pass: Annotated[
+        int | None,
+        typer.Option(
+            "--tokens-per-pass", help="Cut the tokens so; by default the model's block length."
+        ),
+    ] = None,
+    steps_per_block: Annotated[
+        int | None,
+        typer.Option(
+            "--steps-per-block",
+            help="Consecutive passes that are steps of one block; by default 1.",
+        ),
+    ] = None,
+    prompt_tokens: Annotated[
+        int | None,
+        typer.Option("--prompt-tokens", help="The first tokens are a prompt's; by default none."),
+    ] = None,
+    context: Annotated[
+        int | None,
+        typer.Option("--context", help="Tokens before the first recorded one; by default none."),
+    ] = None,
+    first_tokens: Annotated[
+        int | None, typer.Option("--first-tokens", help="Read only so many tokens.")
+    ] = None,
+    missing: Annotated[
+        Missing | None,
+        typer.Option("--missing", help="Where a pass lacks layers; by default it is refused."),
+    ] = None,
+    source: Annotated[
+        str, typer.Option("--source", help="Where the file comes from, for the trace's metadata.")
+    ] = "",
+    prompt_kind: Annotated[
+        str, typer.Option("--prompt-kind", help="Kind of the prompts, such as humaneval.")
+    ] = "",
+    json: Json = False,
+) -> None:
+    """Make a trace from what another project recorded; nothing is unpickled or skipped silently.
+
+    Example: tidesim trace import moe_trace.csv --from llama.cpp --model config.json --out t.parquet
+    """
+    asked = {
+        "tokens_per_pass": tokens_per_pass,
+        "steps_per_block": steps_per_block,
+        "prompt_tokens": prompt_tokens,
+        "context": context,
+        "first_tokens": first_tokens,
+        "missing": missing,
+    }
+    given: dict[str, Any] = {name: value for name, value in asked.items() if value is not None}
+    get_format(form, given)
+    spec = load_model_spec(model)
+    check_writable(out)
+    options = ImportOptions(model=spec, **({"tokens_per_pass": spec.block_length} | given))
+    done = import_trace(
+        file, out, form=form, options=options, source=source, prompt_kind=prompt_kind
+    )
+    answer = {
+        "file": str(out),
+        "model": done.meta.model.name,
+        "mixture_layers": done.meta.model.moe_layers,
+        "requests": len(done.meta.requests),
+        "passes": done.passes,
+        "source": done.meta.source,
+        "settings": dict(done.meta.settings),
+    }
+    if json:
+        print_json(answer)
+        return
+    print_pairs(f"imported {file}", [(key, _flat(value)) for key, value in answer.items()])
 
 
 def _plot(path: Path, name: str, trace: Trace, shown: Any, block: Any, full: Any | None) -> None:

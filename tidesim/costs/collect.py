@@ -11,8 +11,9 @@ from typing import NamedTuple
 import numpy as np
 
 from tidesim.costs.blocks import Block, Onward
+from tidesim.costs.loads import Pairs
 from tidesim.costs.measures import Sums
-from tidesim.costs.pairs import Batch, Pairs, PairTimer, Timed
+from tidesim.costs.pairs import Batch, PairTimer, Timed
 from tidesim.costs.residents import Replay
 from tidesim.placement import BoolArray, IntArray
 from tidesim.trace.passes import WindowedPass

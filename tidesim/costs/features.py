@@ -47,14 +47,14 @@ class Features:
             left, right = factorised(np.asarray(table_s, dtype=np.float64))
             self._factors = np.vstack([np.zeros(left.shape[1]), left])
             self._beside, rows = alike_s, [*rows, *right]
-        self._table = np.zeros((int(tokens[-1]) + 1, len(rows)))
-        self._table[tokens] = np.stack(rows, axis=-1)
+        self._table = np.zeros((len(rows), int(tokens[-1]) + 1))
+        self._table[:, tokens] = rows
         if not np.isfinite(self._table).all():
             raise _too_long()
 
     def values(self, counts: IntArray) -> FloatArray:
-        """Return the features of experts with so many tokens, [..., q]; 0 without any."""
-        return np.asarray(self._table[counts])
+        """Return the features of experts with so many tokens, [q, ...]; 0 without any."""
+        return np.asarray(self._table.take(counts, axis=1))
 
     def each(self, each_s: EachSeconds, sums: FloatArray) -> FloatArray:
         """Return sums of seconds, [...], among sums of all features, [q, ...]."""

@@ -31,11 +31,11 @@ class Option:
 
 
 class Exchange(NamedTuple):
-    """A limited refresh; experts are in the order of the pass.
+    """A limited refresh of residents; experts are in the order of the pass.
 
     Attributes
     ----------
-    after, promoted : [L, I, E] bool
+    after, promoted : [E, L, I] bool
         Of evicted experts with as many tokens any may stand for another.
     moves : [L, I] int64
         Promotions, and as many evictions.
@@ -57,6 +57,7 @@ class Ordered:
     Attributes
     ----------
     counts : [L, P, E] int64
+    budgets : [K] int64
     sorted : [L, P, E] int64
         Tokens in that order.
     active : [L, P] int64
@@ -66,8 +67,7 @@ class Ordered:
     """
 
     def __init__(self, counts: Counts, budgets: IntArray) -> None:
-        self.counts, num_experts = counts, counts.shape[-1]
-        self._budgets = budgets
+        self.counts, self.budgets, num_experts = counts, budgets, counts.shape[-1]
         self._rank = counts * num_experts + np.arange(num_experts)[::-1]  # no two alike
         self._ranks = np.sort(self._rank, axis=-1)[..., ::-1]
         self.sorted = self._ranks // num_experts
@@ -83,7 +83,7 @@ class Ordered:
     @cached_property
     def targets(self) -> BoolArray:
         """Mark the experts of every budget's target, [L, K, P, E]."""
-        least = np.moveaxis(self._ranks[..., self._budgets - 1], -1, 1)
+        least = np.moveaxis(self._ranks[..., self.budgets - 1], -1, 1)
         least = np.maximum(least, self.counts.shape[-1])  # the rank of some expert with a token
         marked: BoolArray = self._rank[:, None] >= least[..., None]
         return marked
@@ -99,22 +99,25 @@ class Ordered:
 
         Parameters
         ----------
-        residents : [L, I, E] bool
+        residents : [L, E, I] bool
             They fill all slots.
         option : Option
         """
         assert option.promotions is not None
-        order = np.broadcast_to(self.order[:, number, None], residents.shape)
-        before = np.take_along_axis(residents, order, axis=-1)
-        size = np.minimum(self.active[:, number, None, None], option.budget)
-        is_target = np.arange(residents.shape[-1]) < size
-        promoted = first(is_target & ~before, option.promotions)
-        moves = np.count_nonzero(promoted, axis=-1)
-        evicted = first((before & ~is_target)[..., ::-1], moves[..., None])[..., ::-1]
+        L, E, I = residents.shape
+        rows = np.arange(L) * E + self.order[:, number].T  # [E, L]
+        before = residents.reshape(L * E, I).take(rows, axis=0)  # [E, L, I]
+        size = np.minimum(self.active[:, number], option.budget)
+        is_target = (np.arange(E)[:, None] < size)[..., None]
+        missing, others = is_target & ~before, before & ~is_target
+        promoted = first(missing, option.promotions, axis=0)
+        moves = np.count_nonzero(promoted, axis=0)
+        idle_first = others.cumsum(axis=0, dtype=np.int16)
+        evicted = others & (idle_first > idle_first[-1] - moves)  # the last of them
         return Exchange((before & ~evicted) | promoted, promoted, moves)
 
 
-def first(marked: BoolArray, number: IntArray | int) -> BoolArray:
-    """Keep the first so many marks of every row, [..., E]."""
-    kept: BoolArray = marked & (marked.cumsum(axis=-1, dtype=np.int16) <= number)
+def first(marked: BoolArray, number: IntArray | int, *, axis: int = -1) -> BoolArray:
+    """Keep the first so many marks along an axis."""
+    kept: BoolArray = marked & (marked.cumsum(axis=axis, dtype=np.int16) <= number)
     return kept

@@ -1,6 +1,6 @@
 """Pairs: seconds of passes under residents chosen elsewhere, for all options and pairs at once.
 
-Letters: L mixture layers, K options, I sets of residents, P passes, n pairs, E experts, q features.
+Letters: L mixture layers, K options, I sets of residents, P passes, n pairs, E experts.
 """
 
 from collections.abc import Sequence
@@ -8,28 +8,16 @@ from typing import NamedTuple
 
 import numpy as np
 
-from tidesim.costs.features import Features, Summed
+from tidesim.costs.features import Features
+from tidesim.costs.loads import Exchanged, OneByOne, Pairs, Products, at_pairs, product
 from tidesim.costs.ordered import Option, Ordered
 from tidesim.engines import Promotion
 from tidesim.placement import BoolArray, FloatArray, IntArray
 from tidesim.simulate.case import Case
-from tidesim.simulate.chunks import Load, Loads
 from tidesim.simulate.fast import layer_seconds, overlapped
 from tidesim.simulate.prices import Prices
 from tidesim.simulate.work import Work, WorkPrices
 from tidesim.trace.passes import WindowedPass
-
-
-class Pairs(NamedTuple):
-    """Which residents meet which pass.
-
-    Attributes
-    ----------
-    residents, passes : [n] int64
-    """
-
-    residents: IntArray
-    passes: IntArray
 
 
 class Timed(NamedTuple):
@@ -98,12 +86,12 @@ class PairTimer:
         self._background = case.setup.promotion is Promotion.BACKGROUND
         if engine.looped or latency.cpu_workers == 1:
             experts = case.setup.num_experts
-            self._loads: _Products | _OneByOne = _Products(
+            self._loads: Products | OneByOne = Products(
                 Features(self._work_prices, tokens, num_experts=experts)
             )
             self._groups = _groups(options, alone=not self._background)
         else:
-            self._loads = _OneByOne()
+            self._loads = OneByOne()
             self._groups = [[number] for number in range(len(options))]
 
     @property
@@ -166,11 +154,14 @@ class PairTimer:
                 shared_s=batch.shared_s,
             )
             shape = each.gpu.shape
-            after = Work(*(np.broadcast_to(part, shape)[..., pairs.passes] for part in each))
+            parts = (np.broadcast_to(part, shape).take(pairs.passes, axis=-1) for part in each)
+            after = Work(*parts)
         else:
-            served, missing = _served(batch.ordered, residents[:, 0], pairs, option=option)
+            exchanged = _exchanged(batch.ordered, residents[:, 0], pairs, option=option)
+            for _, at, exchange in exchanged:
+                missing[:, 0, at] = exchange.moves
             after = self._work_prices.work(
-                *self._loads.of_served(batch.ordered, served, pairs),
+                *self._loads.of_exchanged(batch.ordered, exchanged, pairs),
                 tokens=batch.tokens[pairs.passes],
                 shared_s=batch.shared_s[..., pairs.passes],
             )
@@ -218,84 +209,19 @@ def _groups(options: Sequence[Option], *, alone: bool) -> list[list[int]]:
 def _missing(ordered: Ordered, residents: BoolArray, pairs: Pairs, *, group: list[int]) -> IntArray:
     """Count experts of the targets that are not resident, [L, K, n]."""
     targets = ordered.targets[:, group].astype(np.float32)
-    there = residents.astype(np.float32) @ targets.swapaxes(-1, -2)  # whole numbers, exact
-    there = there[:, :, pairs.residents, pairs.passes]
-    return np.asarray(ordered.sizes[:, group][..., pairs.passes] - there.astype(np.int64))
+    there = product(residents.astype(np.float32), targets.swapaxes(-1, -2))  # exact
+    wanted = ordered.sizes[:, group].take(pairs.passes, axis=-1)
+    return np.asarray(wanted - at_pairs(there, pairs).astype(np.int64))
 
 
-def _served(
+def _exchanged(
     ordered: Ordered, residents: BoolArray, pairs: Pairs, *, option: Option
-) -> tuple[BoolArray, IntArray]:
-    """Return residents after a limited refresh, [L, n, E] in order, and promotions, [L, 1, n]."""
-    shape = residents.shape[0], len(pairs.passes)
-    served = np.empty((*shape, residents.shape[-1]), dtype=np.bool_)
-    moves = np.empty(shape, dtype=np.int64)
+) -> list[Exchanged]:
+    """Refresh residents, [L, I, E], with a limit, pass by pass."""
+    by_expert = np.ascontiguousarray(residents.swapaxes(1, 2))
+    passes = []
     for number in np.unique(pairs.passes).tolist():
         at = np.flatnonzero(pairs.passes == number)
-        exchange = ordered.exchange(number, residents[:, pairs.residents[at]], option=option)
-        served[:, at], moves[:, at] = exchange.after, exchange.moves
-    return served, moves[:, None]
-
-
-class _Products:
-    """What both sides compute, from products of residents and features."""
-
-    def __init__(self, features: Features) -> None:
-        self._features = features
-
-    def of_residents(
-        self, ordered: Ordered, residents: BoolArray, pairs: Pairs
-    ) -> tuple[Load, Load]:
-        """Return what GPU and CPU compute in pairs, [L, K, n], of residents [L, K, I, E]."""
-        L, K, I, E = residents.shape
-        values = self._features.values(ordered.counts.swapaxes(1, 2))  # [L, E, P, q]
-        rows = residents.reshape(L, K * I, E).astype(np.float64)
-        sums = (rows @ values.reshape(L, E, -1)).reshape(L, K, I, -1, values.shape[-1])
-        hit = sums[:, :, pairs.residents, pairs.passes]
-        return self._sides(hit, values.sum(axis=1)[:, None, pairs.passes])
-
-    def of_targets(self, ordered: Ordered, group: list[int]) -> tuple[Load, Load]:
-        """Return what GPU and CPU compute in passes with targets as residents, [L, K, P]."""
-        values = self._features.values(ordered.sorted).cumsum(axis=2)  # [L, P, E, q]
-        L, P = values.shape[:2]
-        last = ordered.sizes[:, group] - 1
-        hit = values[np.arange(L)[:, None, None], np.arange(P), np.maximum(last, 0)]
-        return self._sides(hit * (last >= 0)[..., None], values[:, None, :, -1])
-
-    def of_served(self, ordered: Ordered, served: BoolArray, pairs: Pairs) -> tuple[Load, Load]:
-        """Return what both compute in pairs, [L, 1, n], served by experts [L, n, E] in order."""
-        values = self._features.values(ordered.sorted)  # [L, P, E, q]
-        hit = np.empty((*served.shape[:2], values.shape[-1]))
-        for number in np.unique(pairs.passes).tolist():
-            at = np.flatnonzero(pairs.passes == number)
-            hit[:, at] = served[:, at].astype(np.float64) @ values[:, number]
-        total = values.sum(axis=2)[:, pairs.passes]
-        return self._sides(hit[:, None], total[:, None])
-
-    def _sides(self, hit: FloatArray, total: FloatArray) -> tuple[Load, Load]:
-        """Return both sides from sums of features, [..., q], over hits and over all experts."""
-        gpu, cpu = (np.ascontiguousarray(np.moveaxis(sums, -1, 0)) for sums in (hit, total - hit))
-        return Summed.of(self._features, gpu), Summed.of(self._features, cpu)
-
-
-class _OneByOne:
-    """What both sides compute, expert by expert, for prices that no sums give."""
-
-    def of_residents(
-        self, ordered: Ordered, residents: BoolArray, pairs: Pairs
-    ) -> tuple[Load, Load]:
-        """Return what GPU and CPU compute in pairs, [L, K, n], of residents [L, K, I, E]."""
-        return _loads(ordered.counts[:, None, pairs.passes], residents[:, :, pairs.residents])
-
-    def of_targets(self, ordered: Ordered, group: list[int]) -> tuple[Load, Load]:
-        """Return what GPU and CPU compute in passes with targets as residents, [L, K, P]."""
-        return _loads(ordered.counts[:, None], ordered.targets[:, group])
-
-    def of_served(self, ordered: Ordered, served: BoolArray, pairs: Pairs) -> tuple[Load, Load]:
-        """Return what both compute in pairs, [L, 1, n], served by experts [L, n, E] in order."""
-        return _loads(ordered.sorted[:, None, pairs.passes], served[:, None])
-
-
-def _loads(counts: IntArray, served: BoolArray) -> tuple[Loads, Loads]:
-    hit = counts * served
-    return Loads.of(hit), Loads.of(counts - hit)
+        mine = by_expert.take(pairs.residents[at], axis=-1)
+        passes.append((number, at, ordered.exchange(number, mine, option=option)))
+    return passes

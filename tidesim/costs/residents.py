@@ -90,12 +90,12 @@ def _some(
     ordered: Ordered, step: int, option: Option, before: BoolArray, is_target: BoolArray
 ) -> BoolArray:
     """Return the residents, [L, E], after a refresh with a limit."""
-    exchange = ordered.exchange(step, before[:, None], option=option)
+    exchange = ordered.exchange(step, before[..., None], option=option)
     leaving = ordered.leaving[:, step]
     others = np.take_along_axis(before & ~is_target, leaving, axis=-1)
     after = before.copy()
     _mark(after, leaving, where=first(others, exchange.moves), value=False)
-    _mark(after, ordered.order[:, step], where=exchange.promoted[:, 0], value=True)
+    _mark(after, ordered.order[:, step], where=exchange.promoted[..., 0].T, value=True)
     return after
 
 

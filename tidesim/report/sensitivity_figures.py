@@ -62,9 +62,15 @@ def write_sensitivity_page(path: Path, found: Sensitivity, *, trace: str) -> Non
         path,
         title="Which inputs move the answer",
         lead=f"{best} is the fastest with {found.base.tokens_per_s[best]:.1f} tokens/s. "
-        + (f"Another is where these change: {flips}." if flips else "No change turns that round."),
+        + (
+            f"Another is clearly faster where these change: {flips}."
+            if flips
+            else "No change turns that round by more than 1 %."
+        ),
         sections=[
-            Section("Tornado", tornado_figure(found), "* marks inputs that make another fastest."),
+            Section(
+                "Tornado", tornado_figure(found), "* marks inputs that make another clearly faster."
+            ),
             Section("Every input", table=table),
         ],
         footer=[

@@ -19,7 +19,8 @@ from tokenizers import Tokenizer
 from torch import Tensor
 
 from tidesim.errors import CapacityError, FormatError, NotFoundError
-from tidesim.model_spec import MODEL_TYPE, ModelSpec, load_model_spec, read_config
+from tidesim.model_config import MODEL_TYPE
+from tidesim.model_spec import ModelSpec, load_model_spec, read_config
 from tidesim.resources import atomic_path, find_checkpoint, sha256_file, write_text
 from tidesim.runtime.model import TORCH_DTYPES, Transformer
 
@@ -152,6 +153,19 @@ def _check(
         sources[name].check(shape)
 
 
+def _check_count(
+    directory: Path, sources: dict[str, _Source], spec: ModelSpec, *, merged: bool
+) -> None:
+    """Refuse absurd sizes before anything of that size is made."""
+    least = spec.num_hidden_layers + (0 if merged else 3 * spec.num_experts * spec.moe_layers)
+    if len(sources) < least:
+        raise FormatError(
+            f"{directory}: holds {len(sources)} tensors, too few for the {spec.num_hidden_layers} "
+            f"layers and {spec.num_experts} experts that config.json describes; use the "
+            "config.json and weights of one model"
+        )
+
+
 def _read_bank(
     prefix: str, sources: dict[str, _Source], spec: ModelSpec, dtype: torch.dtype, device: str
 ) -> Tensor:
@@ -216,12 +230,18 @@ def load_model(
     """
     root = find_checkpoint(directory)
     spec = load_model_spec(root)
+    if spec.score_function != "sigmoid":
+        raise FormatError(
+            f"{root}: its router is a {spec.score_function}, but only LLaDA2.0's sigmoid router is "
+            "run; give a LLaDA2.0 checkpoint, or simulate this one's sizes with --sizes"
+        )
     wanted = TORCH_DTYPES[dtype or spec.dtype]
-    with torch.device("meta"):
-        model = Transformer(spec)
     with ExitStack() as stack:
         sources = _open_all(checkpoint_files(root), stack)
         merged = any(name.endswith("mlp.experts.gate_proj") for name in sources)
+        _check_count(root, sources, spec, merged=merged)
+        with torch.device("meta"):
+            model = Transformer(spec)
         _check(root, sources, _expected(model, merged=merged))
         try:
             state = dict(_weights(model, sources, wanted, device, experts_on or device))

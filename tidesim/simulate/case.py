@@ -248,7 +248,13 @@ class _Fit:
 
     def largest(self, memory_bytes: int) -> int:
         """Return the largest budget that fits some memory."""
-        return budget_for(self.spec, self.size, memory_bytes, scratch_slots=self._scratch)
+        return budget_for(
+            self.spec,
+            self.size,
+            memory_bytes,
+            scratch_slots=self._scratch,
+            free_percent=self.setup.engine.free_percent,
+        )
 
     def memory(self, setup: Setup) -> MemoryPlan:
         """Return what a setup occupies."""

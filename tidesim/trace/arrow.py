@@ -153,7 +153,7 @@ def rows_from_batch(batch: Any, *, source: str, first: int) -> Rows:
     }
     columns["kind"] = _kind_index(batch.column("kind"), source, first)
     for name, dtype in LISTS.items():
-        columns[name] = _read_list(batch.column(name), dtype, f"{source}: column {name}")
+        columns[name] = read_list(batch.column(name), dtype, f"{source}: column {name}")
     return Rows(source=source, first=first, **columns)
 
 
@@ -178,7 +178,14 @@ def _kind_index(column: Any, source: str, first: int) -> Ints:
     return index
 
 
-def _read_list(column: Any, dtype: type[np.generic], place: str) -> ListColumn:
+def read_list(column: Any, dtype: type[np.generic], place: str) -> ListColumn:
+    """Read an Arrow array of lists whose values have that type.
+
+    Raises
+    ------
+    FormatError
+        A value inside a list is null.
+    """
     values = column.flatten()
     if values.null_count:
         raise FormatError(f"{place} has a null inside a list; a list is whole or null")

@@ -1,0 +1,84 @@
+"""What the optimiser's parts cost at the size of LLaDA2.0-mini, on a synthetic trace.
+
+Routing is drawn, not captured: every layer likes some experts, every block some more, and most
+tokens keep their experts from step to step. It is good for seconds, never for a statement on routing.
+"""
+
+import time
+
+import numpy as np
+import pytest
+
+from tidesim.costs import Option, arc_costs
+from tidesim.hardware import load_profile
+from tidesim.model_spec import MODELS
+from tidesim.simulate import prepare
+from tidesim.trace.passes import Kind, Pass, RequestInfo, Trace, TraceMeta
+
+MINI = MODELS["llada2.0-mini"]
+REQUESTS, BLOCKS, STEPS = 16, 32, 32  # 1024 tokens each; blocks take 8 to 32 steps
+BUDGETS, LIMITS = (16, 32, 48, 64, 96, 128), (2, 8)
+KEPT = 0.85  # share of tokens that keep their experts from step to step
+POPULARITY = 1.5  # spread of how liked experts are, against noise of 1
+
+
+def mini_trace(*, requests=REQUESTS, blocks=BLOCKS):
+    """Return a synthetic trace: prefill, denoise and commit passes of some requests."""
+    rng = np.random.default_rng(0)
+    liked = POPULARITY * rng.gumbel(size=(MINI.moe_layers, 1, MINI.num_experts))
+    passes = [each for request in range(requests) for each in _request(rng, request, blocks, liked)]
+    infos = tuple(
+        RequestInfo(request=request, prompt_tokens=32, generated_tokens=32 * blocks)
+        for request in range(requests)
+    )
+    meta = TraceMeta(model=MINI, provenance="synthetic", requests=infos, seed=0)
+    return Trace(meta, passes)
+
+
+def _request(rng, request, blocks, liked):
+    common = {"request": request, "tokens": MINI.block_length}
+    prompt = _draw(rng, liked, MINI.block_length)
+    yield Pass(**common, block=-1, step=0, kind=Kind.PREFILL, context=0, experts=prompt)
+    for block in range(1, blocks + 1):
+        topic = liked + rng.gumbel(size=liked.shape)
+        experts, steps = None, int(rng.integers(STEPS // 4, STEPS + 1))
+        for step in range(steps + 1):
+            drawn = _draw(rng, topic, MINI.block_length)
+            kept = rng.random((MINI.moe_layers, MINI.block_length, 1)) < KEPT
+            experts = drawn if experts is None else np.where(kept, experts, drawn)
+            kind = Kind.DENOISE if step < steps else Kind.COMMIT
+            place = {"block": block, "step": step, "kind": kind, "context": 32 * block}
+            yield Pass(**common, **place, experts=experts)
+
+
+def _draw(rng, liked, tokens):
+    """Draw the experts of tokens, [L, T, K]."""
+    noise = rng.gumbel(size=(MINI.moe_layers, tokens, MINI.num_experts))
+    top = np.argpartition(liked + noise, -MINI.num_experts_per_tok, axis=-1)
+    return top[..., -MINI.num_experts_per_tok :].astype(np.uint16)
+
+
+@pytest.fixture(scope="module")
+def case():
+    trace = mini_trace()
+    machine = load_profile("a100-40gb-pcie4-xeon48")
+    return prepare(trace, machine, policy="tide", budget=64, interval=1, popularity_from=trace)
+
+
+def seconds_of(call):
+    """Return what a call returns, and how long it took."""
+    started = time.perf_counter()
+    result = call()
+    return result, time.perf_counter() - started
+
+
+def test_seconds_of_cost_tables(measured, case):
+    """Predictions before it ran: 10 s for 6 budgets, 4 s more for each option with a limit."""
+    free = [Option(budget) for budget in BUDGETS]
+    table, measured["costs_s"] = seconds_of(lambda: arc_costs(case, free))
+    limited = [Option(64), *(Option(64, most) for most in LIMITS)]
+    _, measured["costs_one_budget_and_two_limits_s"] = seconds_of(lambda: arc_costs(case, limited))
+    _, measured["costs_one_budget_s"] = seconds_of(lambda: arc_costs(case, [Option(64)]))
+
+    assert table.blocks == REQUESTS * BLOCKS
+    assert measured["costs_s"] < 20

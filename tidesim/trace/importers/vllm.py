@@ -1,0 +1,36 @@
+"""vLLM's ``routed_experts``: an npy array [tokens, mixture layers, top-k] of expert ids."""
+
+from pathlib import Path
+
+import numpy as np
+
+from tidesim.errors import FormatError
+from tidesim.trace.importers.arrays import check_size, load_npy
+from tidesim.trace.importers.recording import ImportOptions, Ints, Recording
+from tidesim.trace.importers.tokens import cut
+
+
+def read(path: Path, options: ImportOptions) -> Recording:
+    """Read routed experts of one request.
+
+    Raises
+    ------
+    NotFoundError, FormatError
+        No such file, another array, or ids that no token can have.
+    """
+    model, source = options.model, str(path)
+    array = load_npy(path, ("tokens", "mixture layers", "top-k"))
+    if array.dtype.kind == "f":
+        raise FormatError(f"{path}: holds {array.dtype}, but expert ids are integers; save those")
+    check_size(array.shape[1], model.moe_layers, "mixture layers", model, source)
+    check_size(array.shape[2], model.num_experts_per_tok, "experts per token", model, source)
+    position = 0
+
+    def take(count: int) -> Ints:
+        nonlocal position
+        part = array[position : position + count]
+        position += len(part)
+        return np.ascontiguousarray(part.transpose(1, 0, 2), dtype=np.int64)
+
+    passes = cut(take, options, source, lambda layer, token: f"[{token}, {layer}]")
+    return Recording(model=model, passes=passes, notes={})
