@@ -14,10 +14,13 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 
+from strategies import small_model
+
 from tidesim import cli
 from tidesim.errors import TidesimError
 from tidesim.measured_io import load_measured
 from tidesim.runtime import checkpoint, decode  # noqa: F401 (torch, before memory is limited)
+from tidesim.trace.importers import ImportOptions, import_trace
 
 MEMORY_BYTES = 10**9
 # What reaches for more memory and is told so by the limit would have taken it without the limit.
@@ -55,6 +58,17 @@ def prompts(file: Path) -> None:
         prompt.tokens(tokenizer)
 
 
+def import_as(form: str) -> Callable[[Path], object]:
+    """Return what imports a recording; of a folder, its first layer is the file."""
+    options = ImportOptions(model=small_model(), tokens_per_pass=4)
+
+    def read(file: Path) -> None:
+        path = file.parent if form == "flame-moe" else file
+        import_trace(path, file.parent / "imported", form=form, options=options)
+
+    return read
+
+
 TARGETS: dict[str, Callable[[Path], object]] = {
     "trace": lambda file: run("trace", "info", file),
     "trace-stats": lambda file: run("trace", "stats", file, "--json"),
@@ -72,6 +86,13 @@ TARGETS: dict[str, Callable[[Path], object]] = {
     "weights": lambda file: generate(file.parent),
     "index": lambda file: generate(file.parent),
     "tokenizer": lambda file: generate(file.parent),
+    "llama.cpp": import_as("llama.cpp"),
+    "moe-infinity": import_as("moe-infinity"),
+    "flame-moe": import_as("flame-moe"),
+    "vllm": import_as("vllm"),
+    "sglang": import_as("sglang"),
+    "sglang-npy": import_as("sglang"),
+    "histograms": import_as("histograms"),
     # what test_fuzz.py itself is tested with
     "raises": lambda file: {}[str(file)],
     "raises-a-base-exception": lambda _: (_ for _ in ()).throw(BaseException("panic")),

@@ -19,13 +19,13 @@ _TYPES = (
 
 
 @st.composite
-def damaged_parquet(draw: st.DrawFn, content: bytes, *, key: str) -> bytes:
-    """Damage the bytes, the JSON metadata under a key, or the columns of a file."""
-    how = draw(st.sampled_from(("bytes", "bytes", "metadata", "columns", "columns")))
+def damaged_parquet(draw: st.DrawFn, content: bytes, *, key: str = "") -> bytes:
+    """Damage the bytes, the columns, or the JSON metadata under a key, if the file has one."""
+    how = draw(st.sampled_from(("bytes", "columns", *["metadata"] * bool(key))))
     if how == "bytes":
         return draw(damaged_bytes(content))
     table = pq.ParquetFile(io.BytesIO(content)).read()
-    entries = {k: v for k, v in table.schema.metadata.items() if k != b"ARROW:schema"}
+    entries = {k: v for k, v in (table.schema.metadata or {}).items() if k != b"ARROW:schema"}
     if how == "metadata":
         entries[key.encode()] = to_json(draw(damaged_values(json.loads(entries[key.encode()]))))
     else:
@@ -39,7 +39,9 @@ def _damage(draw: st.DrawFn, table: Any) -> Any:
         return table
     at = draw(st.integers(0, table.num_columns - 1))
     field, column = table.schema.field(at), table.column(at)
-    change = draw(st.sampled_from(("values", "values", "values", "type", "drop", "twice", "rename", "rows")))
+    change = draw(
+        st.sampled_from(("values", "values", "values", "type", "drop", "twice", "rename", "rows"))
+    )
     try:
         if change == "values":
             return _with_values(draw, table, at)

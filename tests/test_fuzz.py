@@ -14,6 +14,7 @@ import tomllib
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from builders import small_spec
@@ -23,6 +24,7 @@ from strategies import sample_trace
 from strategies_damage import damaged_bytes, damaged_values, to_json, to_toml
 from strategies_parquet import damaged_parquet
 from test_checkpoint import write_shards
+from test_importers import flame_folder, histogram, histograms_json, llama_csv, routed, sglang_csv
 from test_measured_io import RUN
 from test_schedule import content as schedule_content
 from test_timeline import COUNTERS, METADATA, ROWS
@@ -36,8 +38,8 @@ from tidesim.runtime.training.optimizer import initialise
 from tidesim.timeline import save_timeline
 from tidesim.trace.io import save_trace
 
-CASES = 770  # of each kind in `make fuzz`; 13 kinds are 10,010
-SAMPLE = 15  # of each kind in `make test`
+CASES = 500  # of each kind in `make fuzz`: 20 kinds are 10,000
+SAMPLE = 10  # of each kind in `make test`
 FUZZING = settings.get_current_profile_name() == "fuzz"
 HANG_S = 60  # for one file, on a machine that does other work
 
@@ -132,6 +134,15 @@ def valid(folder) -> dict[str, bytes]:
         "weights": f"checkpoint/{SINGLE}", "tokenizer": "checkpoint/tokenizer.json",
         "index": f"shards/{INDEX}",
     }  # fmt: skip
+    ids = [routed(4, seed=number) for number in range(3)]
+    counts = np.array([histogram(each) for each in ids])
+    flame_folder(folder / "flame", ids[0])
+    np.save(folder / "counts.npy", counts)
+    np.save(folder / "ids.npy", np.transpose(ids[0], (1, 0, 2)))
+    names |= {
+        "flame-moe": "flame/layer_02.parquet", "moe-infinity": "counts.npy",
+        "sglang-npy": "counts.npy", "vllm": "ids.npy",
+    }  # fmt: skip
     schedule = json.dumps(schedule_content()).encode()
     return {kind: (folder / name).read_bytes() for kind, name in names.items()} | {
         "profile": find("hwprofiles", "a100-40gb-pcie4-xeon48").read_bytes(),
@@ -139,6 +150,9 @@ def valid(folder) -> dict[str, bytes]:
         "schedule-export": schedule,
         "prompts": PROMPTS,
         "prompt-ids": b'{"ids": [3, 4, 5]}',
+        "llama.cpp": llama_csv(ids).encode(),
+        "sglang": sglang_csv(counts[0]).encode(),
+        "histograms": histograms_json(counts).encode(),
     }
 
 
@@ -155,6 +169,21 @@ def damaged_lines(content: bytes):
     lines = [json.loads(line) for line in content.split(b"\n") if line]
     joined = damaged_values(lines).map(
         lambda rows: b"\n".join(map(to_json, rows if isinstance(rows, list) else [rows]))
+    )
+    return damaged_bytes(content) | joined
+
+
+def damaged_table(content: bytes):
+    """Damage the bytes of a CSV file, or the values of its rows."""
+    rows = [line.split(",") for line in content.decode().splitlines()]
+    joined = damaged_values(rows).map(
+        lambda rows: (
+            "\n".join(
+                ",".join(map(str, row)) if isinstance(row, list) else str(row)[:99] for row in rows
+            ).encode(errors="surrogatepass")
+            if isinstance(rows, list)
+            else b""
+        )
     )
     return damaged_bytes(content) | joined
 
@@ -189,8 +218,16 @@ DAMAGE = {
     "weights": damaged_weights,
     "index": damaged_json,
     "tokenizer": damaged_json,
+    "llama.cpp": damaged_table,
+    "moe-infinity": damaged_bytes,
+    "flame-moe": damaged_parquet,
+    "vllm": damaged_bytes,
+    "sglang": damaged_table,
+    "sglang-npy": damaged_bytes,
+    "histograms": damaged_json,
 }
 PLACES = {
+    "flame-moe": "flame/layer_02.parquet", "sglang": "counts.csv", "sglang-npy": "counts.npy",
     "config": "checkpoint/config.json", "weights": f"checkpoint/{SINGLE}",
     "tokenizer": "checkpoint/tokenizer.json", "index": f"shards/{INDEX}",
 }  # fmt: skip

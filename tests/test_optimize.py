@@ -312,7 +312,5 @@ def test_what_an_engine_keeps_free_holds_no_slots(formulation):
 
     assert limit > memory.total_bytes
     assert sum(solved.schedule.budgets) <= 3 * len(solved.schedule.budgets)
-    tried, tight = (
-        max(option.budget for option in one.costs.options) for one in (roomier, solved)
-    )
+    tried, tight = (max(option.budget for option in one.costs.options) for one in (roomier, solved))
     assert tried > tight

@@ -34,7 +34,7 @@ class ModelSpec(BaseModel):
     head_dim: int = Field(ge=2, le=LARGEST)
     intermediate_size: int = Field(ge=1, le=LARGEST)
     moe_intermediate_size: int = Field(ge=1, le=LARGEST)
-    num_experts: int = Field(ge=1, le=1 << 16)
+    num_experts: int = Field(ge=1, le=1 << 16)  # a trace holds ids of 16 bits
     num_experts_per_tok: int = Field(ge=1)
     n_group: int = Field(ge=1)
     topk_group: int = Field(ge=1)

@@ -65,7 +65,7 @@ class Prompt(BaseModel):
 
 def _first_reason(error: ValidationError) -> str:
     first = error.errors()[0]
-    where = ".".join(map(str, first["loc"]))
+    where = ".".join(map(str, first["loc"]))[:60]
     reason = first["msg"].removeprefix("Value error, ")
     return f"{where}: {reason}" if where else reason
 

@@ -27,6 +27,7 @@ FORMAT = "tidesim-trace"
 VERSION = 1
 GROUP_ROWS = 256
 GROUP_BYTES = 8 << 20
+LARGEST_GROUP_BYTES = 128 << 20  # of what others write: one is held in memory
 
 
 class TraceWriter:
@@ -181,6 +182,7 @@ def load_trace(name_or_path: str | Path) -> Trace:
             entries, schema = file.metadata.metadata or {}, file.schema_arrow
         meta = _read_meta(entries, str(path))
         check_schema(schema, str(path))
+        _check_groups(file.metadata, str(path))
         if not file.metadata.num_rows:
             raise FormatError(f"{path}: holds no passes; capture at least one request")
     return Trace(meta, _FilePasses(path, meta), sha256=resources.sha256_file(path))
@@ -215,6 +217,20 @@ class _FilePasses:
                 first += len(rows)
                 yield from rows.passes(self.meta.model)
         order.finish(self.meta)
+
+
+def _check_groups(stored: Any, source: str) -> None:
+    """Refuse a row group that does not fit in memory, however small it is when compressed."""
+    for number in range(stored.num_row_groups):
+        group = stored.row_group(number)
+        columns = (group.column(at) for at in range(group.num_columns))
+        values = max(column.num_values for column in columns)
+        num_bytes = max(group.total_byte_size, values)
+        if num_bytes > LARGEST_GROUP_BYTES:
+            raise FormatError(
+                f"{source}: row group {number} holds {num_bytes} bytes, more than "
+                f"{LARGEST_GROUP_BYTES}; write it again in smaller row groups"
+            )
 
 
 def _batches(file: Any, path: Path) -> Iterator[Any]:
