@@ -96,7 +96,8 @@ TARGETS: dict[str, Callable[[Path], object]] = {
     # what test_fuzz.py itself is tested with
     "raises": lambda file: {}[str(file)],
     "raises-a-base-exception": lambda _: (_ for _ in ()).throw(BaseException("panic")),
-    "two-lines": lambda _: (_ for _ in ()).throw(TidesimError("one\ntwo")),
+    "says-too-much": lambda _: (_ for _ in ()).throw(TidesimError("x" * 2000)),
+    "says-nothing": lambda _: (_ for _ in ()).throw(TidesimError(" ")),
     "hangs": lambda _: exec("while True: pass"),  # noqa: S102
     "dies": lambda _: os.abort(),
     "swells": lambda _: bytearray(2 * MEMORY_BYTES),
