@@ -88,6 +88,7 @@ def test_a_schedule_for_another_model_is_refused(refused, ok, schedule, tmp_path
     plan["model"]["name"] = "other"
     other.write_text(json.dumps(plan))
     plan["model"] |= {"num_experts": 32}
+    plan["layers"] = [layer | {"initial": None} for layer in plan["layers"]]
     smaller.write_text(json.dumps(plan))
 
     assert "another model (other, not tide-tiny)" in refused(*GENERATE, "--schedule", other)

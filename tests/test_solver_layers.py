@@ -19,6 +19,7 @@ from solver.intervals import refresh_steps
 from solver.layers import build_options
 
 few = settings(max_examples=30, deadline=None)
+every = pytest.mark.parametrize("formulation", ["uniform", "layered", "free"])
 both = pytest.mark.parametrize("formulation", [Formulation.LAYERED, Formulation.FREE])
 
 
@@ -78,12 +79,12 @@ def noise(layers=4, options=3, steps=8, *, seed=5, **changes):
 # optimality
 
 
-@both
+@every
 @few
 @given(problems())
 def test_the_answer_is_the_best_of_all_enumerated_schedules_and_options(formulation, problem):
     solution = solve(problem, formulation=formulation, gap=0.0)
-    least_s = enumerated_s(problem, formulation)
+    least_s = enumerated_s(problem, Formulation(formulation))
     if least_s == np.inf:
         assert solution.status is Status.INFEASIBLE
         return
@@ -227,6 +228,44 @@ def test_of_tied_budgets_fewer_refreshes_win_over_fewer_slots():
     solution = solve(problem_of(cost_s), formulation="free")
 
     assert (solution.budget, solution.refresh_steps) == ((2,), ((0,),))
+
+
+@every
+def test_never_refreshing_wins_a_tie_and_has_no_interval(formulation):
+    problem = problem_of(np.ones((2, 2, 1, 3, 4)), never_s=np.ones((2, 2)))
+    solution = solve(problem, formulation=formulation)
+
+    assert (solution.refresh_steps, solution.interval, solution.budget) == (((), ()), None, (1, 1))
+    assert solution.objective_s == solution.bound_s == 2.0
+
+
+@every
+def test_of_equal_budgets_fewer_promotions_win_a_tie(formulation):
+    problem = problem_of(
+        np.ones((2, 3, 1, 3, 4)), budgets=np.array([4, 4, 4]), promotions=(1, 2, None)
+    )
+    solution = solve(problem, formulation=formulation)
+
+    assert (solution.budget, solution.promotions) == ((4, 4), (1, 1))
+
+
+@every
+def test_a_limit_of_promotions_is_chosen_by_its_costs(formulation):
+    cost_s = np.ones((1, 3, 1, 2, 3)) * np.array([3.0, 1.0, 2.0])[None, :, None, None, None]
+    problem = problem_of(cost_s, budgets=np.array([4, 4, 8]), promotions=(1, None, 1))
+    solution = solve(problem, formulation=formulation)
+
+    assert (solution.budget, solution.promotions) == ((4,), (None,))
+
+
+def test_a_schedule_pays_the_arcs_of_its_own_first_step():
+    cost_s = np.full((1, 1, 2, 3, 4), 9.0)
+    cost_s[0, 0, 0, 1, 3] = 0.0  # of schedules that start at 0: not to be had from step 1
+    cost_s[0, 0, 1, 1, 3] = 4.0
+    solution = solve(problem_of(cost_s), formulation="free")
+
+    assert (solution.refresh_steps, solution.objective_s) == (((1,),), 4.0)
+    assert solve(problem_of(cost_s), formulation="layered").objective_s == 9.0
 
 
 def test_layers_that_differ_have_no_common_interval():

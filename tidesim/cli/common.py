@@ -53,6 +53,15 @@ MemoryGb = Annotated[
     float | None,
     typer.Option("--memory-gb", metavar="G", help="Instead of --budget: GPU memory to use, in GB."),
 ]
+MostPromotions = Annotated[
+    str,
+    typer.Option(
+        "--most-promotions",
+        metavar="M,…",
+        help="Limits to choose from, layer by layer, for the promotions of one refresh: numbers "
+        "with commas; all is no limit.",
+    ),
+]
 Overrides = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="What-if: replace a number of the profile."),
@@ -188,6 +197,23 @@ def integers(text: str | None, option: str) -> tuple[int, ...] | None:
     except ValueError:
         raise SettingError(
             f"{option} {text}: not integers with commas; write {option} 1,2,5"
+        ) from None
+
+
+def limits(most_promotions: str) -> tuple[int | None, ...]:
+    """Read ``--most-promotions``, such as ``2,4,all``.
+
+    Raises
+    ------
+    SettingError
+        Something else.
+    """
+    try:
+        return tuple(None if part == "all" else int(part) for part in most_promotions.split(","))
+    except ValueError:
+        raise SettingError(
+            f"--most-promotions {most_promotions}: not numbers with commas, or all; write for "
+            "example --most-promotions 2,4,all"
         ) from None
 
 

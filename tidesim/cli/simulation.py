@@ -11,6 +11,7 @@ from tidesim.cli.common import (
     Hardware,
     Json,
     MemoryGb,
+    MostPromotions,
     Overrides,
     Requests,
     Sizes,
@@ -19,6 +20,7 @@ from tidesim.cli.common import (
     check_writable,
     choose_split,
     integers,
+    limits,
     number,
     only_requests,
     out,
@@ -267,6 +269,7 @@ def compare(
             help="Of schedules and fixed intervals, with commas: blocking, background.",
         ),
     ] = "blocking",
+    most_promotions: MostPromotions = "all",
     set_: Overrides = None,
     json: Json = False,
 ) -> None:
@@ -286,6 +289,7 @@ def compare(
         intervals=integers(intervals, "--intervals"),
         formulations=formulations.split(","),
         promotions=promotions.split(","),
+        most_promotions=limits(most_promotions),
     )
     if json:
         print_json(comparison.to_json())

@@ -10,10 +10,12 @@ from tidesim.cli.common import (
     Hardware,
     Json,
     MemoryGb,
+    MostPromotions,
     Overrides,
     Sizes,
     TraceName,
     check_writable,
+    limits,
     number,
     print_json,
     print_pairs,
@@ -24,7 +26,6 @@ from tidesim.cli.common import (
     to_bytes,
 )
 from tidesim.cli.simulation import Engine
-from tidesim.errors import SettingError
 from tidesim.optimize import judge, optimize
 from tidesim.optimize.job import ROUNDS
 from tidesim.schedule import save_schedule
@@ -62,15 +63,7 @@ def solve(
             help="When promoted experts serve: blocking (this pass) or background (the next).",
         ),
     ] = "blocking",
-    most_promotions: Annotated[
-        str,
-        typer.Option(
-            "--most-promotions",
-            metavar="M,…",
-            help="Limits to choose from, layer by layer, for the promotions of one refresh: "
-            "numbers with commas; all is no limit.",
-        ),
-    ] = "all",
+    most_promotions: MostPromotions = "all",
     copies_per_step: Annotated[
         float | None,
         typer.Option(
@@ -123,7 +116,7 @@ def solve(
         time_limit_s=time_limit,
         gap=gap,
         promotion=promotion,
-        most_promotions=_limits(most_promotions),
+        most_promotions=limits(most_promotions),
         copies_per_step=copies_per_step,
         risk=robust,
         rounds=rounds,
@@ -137,23 +130,6 @@ def solve(
         print_json(answer)
         return
     _print(trace, answer)
-
-
-def _limits(text: str) -> tuple[int | None, ...]:
-    """Read ``2,4,all``.
-
-    Raises
-    ------
-    SettingError
-        Something else.
-    """
-    try:
-        return tuple(None if part == "all" else int(part) for part in text.split(","))
-    except ValueError:
-        raise SettingError(
-            f"--most-promotions {text}: not numbers with commas, or all; write for example "
-            "--most-promotions 2,4,all"
-        ) from None
 
 
 def _print(trace: str, answer: dict[str, Any]) -> None:

@@ -15,7 +15,9 @@ charged to every arc into T: each schedule takes exactly one.
 With promotion in the background a pass that refreshes still runs under the residents of before.
 What its copies do to later passes is an estimate (`costs.pairs`), and how they hide behind them is
 the solver's to say, from `CostTable.step_s`, `copies` and `copy_s`. Nothing promoted, nothing is
-estimated.
+estimated. Results of missed experts that wait for a copy on the link are left out: on the bundled
+trace at the sizes of LLaDA2.0-mini, budgets 8 and 16, intervals 1 to 16 and every bundled machine,
+costs were 0.1 to 2.7 % below the simulation.
 
 Letters: L mixture layers, E experts, K options, F first steps, T steps of the longest block, N
 steps of a block, R requests.
