@@ -4,6 +4,7 @@ Files are memory-mapped. A tensor whose dtype already fits is used where it lies
 experts of a layer are copied once, into their bank.
 """
 
+import errno
 import hashlib
 import json
 from collections.abc import Iterator
@@ -311,5 +312,19 @@ def save_checkpoint(model: Transformer, directory: Path, *, dtype: str) -> None:
         "pad_token_id": spec.eos_token_id,
     }
     write_text(directory / "config.json", json.dumps(config, indent=1) + "\n")
-    with atomic_path(directory / SINGLE) as temporary:
-        save_file(tensors, temporary, metadata={"format": "pt"})
+    write_tensors(tensors, directory / SINGLE, metadata={"format": "pt"})
+
+
+def write_tensors(tensors: dict[str, Tensor], path: Path, *, metadata: dict[str, str]) -> None:
+    """Write a safetensors file whole or not at all.
+
+    Raises
+    ------
+    OutputError
+        The file cannot be written.
+    """
+    with atomic_path(path) as temporary:
+        try:
+            save_file(tensors, temporary, metadata=metadata)
+        except SafetensorError as error:  # it hides the OSError of a full disk
+            raise OSError(errno.ENOSPC, str(error)) from error

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from pydantic import ValidationError
 
 from tidesim import resources
-from tidesim.errors import FormatError, OutputError
+from tidesim.errors import FormatError
 from tidesim.model_spec import ModelSpec
 from tidesim.trace.arrow import SCHEMA, batch_from_rows, check_schema, rows_from_batch
 from tidesim.trace.checks import OrderCheck, check_meta, check_model, check_rows
@@ -133,10 +133,7 @@ class TraceWriter:
         try:
             yield
         except OSError as error:
-            raise OutputError(
-                f"{self.path}: cannot be written ({error.strerror or error}); "
-                "free space there or choose another folder"
-            ) from error
+            raise resources.not_written(self.path, error) from error
 
 
 class _AbandonedError(Exception):
