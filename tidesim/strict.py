@@ -80,8 +80,9 @@ def sentence(
         The rule by pydantic error type or by regular expression, where this format has its own.
     """
     first = min(error.errors(include_url=False), key=_urgency)
-    path = tuple(part for part in map(str, first["loc"]) if part != "[key]")
-    key = ".".join(part if part.isprintable() and len(part) <= 60 else short(part) for part in path)
+    parts = (part for part in map(str, first["loc"]) if part != "[key]")
+    path = tuple(part if len(part) <= 60 else f"{part[:57]}..." for part in parts)
+    key = ".".join(part if part.isprintable() else repr(part) for part in path)
     value = short(first.get("input"))
     if first["type"] == "extra_forbidden":
         return f"{key} = {value} is no key of {form}; {hint(path[-1], fields_at(model, path[:-1]))}"

@@ -7,6 +7,7 @@ experts of a layer are copied once, into their bank.
 import errno
 import hashlib
 import json
+import os
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ from tidesim.model_config import MODEL_TYPE
 from tidesim.model_spec import ModelSpec, load_model_spec, read_config
 from tidesim.resources import atomic_path, find_checkpoint, sha256_file, write_text
 from tidesim.runtime.model import TORCH_DTYPES, Transformer
+from tidesim.strict import short
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 _FLOATS = {"F64", "F32", "F16", "BF16"}
@@ -50,8 +52,10 @@ def checkpoint_files(directory: Path) -> list[Path]:
         raise FormatError(f"{index}: weight_map is missing or not a table of file names")
     files = [directory / Path(name).name for name in sorted(set(names.values()))]
     for file in files:
-        if not file.is_file():
-            raise NotFoundError(f"{file}: missing, but {INDEX} names it; fetch the shard again")
+        if not os.path.isfile(file):  # noqa: PTH113 (False, not an error, for an impossible name)
+            raise NotFoundError(
+                f"{index}: names {short(file.name)}, which is missing; fetch the shard again"
+            )
     return files
 
 
