@@ -199,7 +199,7 @@ def compare(
         A schedule is solved for every pair, and fixed intervals are tried under every promotion;
         the paper's closed form knows only blocking promotion.
     most_promotions : sequence of (int or None)
-        Options of the formulations in which layers differ, as `optimize`.
+        As `optimize`; the closed form promotes without limit.
     trace, profile, budget, memory_bytes, engine, sizes, backend, time_limit_s, gap
         As `optimize`. Under `memory_bytes` each policy has the largest budget that fits with what
         else it needs there; a schedule's budget is the solver's choice.
@@ -224,7 +224,7 @@ def compare(
             profile,
             formulation=formulation,
             promotion=promotion,
-            most_promotions=most_promotions if formulation in _BY_LAYER else (None,),
+            most_promotions=(None,) if formulation == "closed-form" else most_promotions,
             backend=backend,
             time_limit_s=time_limit_s,
             gap=gap,
@@ -248,9 +248,6 @@ def compare(
             else:
                 runs.extend(_runs(case, tried))
     return _comparison(schedules, runs, requests=_name(whole, heldout), skipped=skipped)
-
-
-_BY_LAYER = ("layered", "free")
 
 
 def _pairs(formulations: Sequence[str], promotions: Sequence[str]) -> Iterator[tuple[str, str]]:
