@@ -249,8 +249,23 @@ def print_table(
     *,
     caption: str = "",
     texts: Sequence[int] = (0,),
+    aside: bool = False,
 ) -> None:
-    """Print a table; `texts` says which columns are text, the others are right-aligned numbers."""
+    """Print a table.
+
+    Parameters
+    ----------
+    title : str
+    columns : sequence of str
+    rows : iterable of sequence of str
+    caption : str
+    texts : sequence of int
+        Which columns are text; the others are right-aligned numbers.
+    aside : bool
+        Not the answer itself: --quiet leaves it out.
+    """
+    if aside and err.quiet:
+        return
     table = Table(
         title=Text(title),  # a name in it may look like markup
         caption=caption or None,
@@ -276,6 +291,11 @@ def print_pairs(title: str, pairs: Iterable[tuple[str, str]]) -> None:
     for pair in pairs:
         table.add_row(*map(Text, pair))
     out.print(table)
+
+
+def tell(text: str) -> None:
+    """Say on stderr what is not the answer; --quiet leaves it out."""
+    err.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
 def progress() -> Progress:

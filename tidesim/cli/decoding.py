@@ -17,6 +17,7 @@ from tidesim.cli.common import (
     print_json,
     print_pairs,
     progress,
+    tell,
 )
 from tidesim.engines import get_engine
 from tidesim.errors import SettingError
@@ -163,13 +164,12 @@ def generate(
         print_json(answer)
     else:
         typer.echo(f"{prompt}{text}" if text is not None else " ".join(map(str, decoded.tokens)))
-        typer.echo(
+        tell(
             f"{len(decoded.tokens)} tokens, {decoded.steps} steps, {decoded.seconds:.2f} s, "
-            f"{answer['tokens_per_s']:.1f} tokens/s",
-            err=True,
+            f"{answer['tokens_per_s']:.1f} tokens/s"
         )
         if run is not None:
-            offloading.tell(run, verification)
+            offloading.report(run, verification)
     if verification is not None and not verification.explained:
         raise typer.Exit(1)
 

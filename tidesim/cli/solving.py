@@ -149,6 +149,7 @@ def _print(trace: str, answer: dict[str, Any]) -> None:
             for number_, one in enumerate(answer["rounds"], start=1)
         ],
         caption="objective and simulated: seconds per block on the training requests",
+        aside=True,
     )
     shown = {
         key: value for key, value in answer.items() if not isinstance(value, list) and value != ""

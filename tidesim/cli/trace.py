@@ -10,7 +10,6 @@ from tidesim.cli.common import (
     Split,
     TraceName,
     check_writable,
-    err,
     integers,
     number,
     print_json,
@@ -18,6 +17,7 @@ from tidesim.cli.common import (
     print_table,
     read_trace,
     share,
+    tell,
 )
 from tidesim.errors import FormatError
 from tidesim.model_spec import load_model_spec
@@ -94,7 +94,7 @@ def stats(
         try:
             both[Window.FULL] = measure(Window.FULL)
         except FormatError as error:  # such as a trace without commit passes
-            err.print(f"window full is left out: {error}", markup=False)
+            tell(f"window full is left out: {error}")
     first = both[window or Window.BLOCK]
     if plot:
         block = both.get(Window.BLOCK) or measure(Window.BLOCK)
