@@ -35,7 +35,8 @@ def run(*arguments: str | Path) -> None:
         try:
             cli.main()
         except SystemExit as stopped:
-            assert not stopped.code, f"status {stopped.code}"
+            status = stopped.code
+    assert not status, f"status {status}"
 
 
 def generate(folder: Path) -> None:

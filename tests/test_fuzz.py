@@ -11,7 +11,6 @@ import shutil
 import subprocess
 import sys
 import tomllib
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -234,11 +233,11 @@ PLACES = {
 }  # fmt: skip
 
 
-@dataclass(frozen=True, repr=False)
 class Damaged:
     """A damaged file; failures show its start."""
 
-    content: bytes
+    def __init__(self, content: bytes) -> None:
+        self.content = content
 
     def __repr__(self) -> str:
         return f"{self.content[:99]!r} ({len(self.content)} bytes)"

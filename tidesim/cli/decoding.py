@@ -124,6 +124,10 @@ def generate(
     Example: tidesim generate --prompt "def main(" --gen-length 96 --temperature 0.7
 
     Example: tidesim generate --prompt "def main(" --policy tide --interval 4 --budget 16 --verify
+
+    JSON: tokens, steps, seconds, passes, blocks, tokens_per_s, window, text; with offloading:
+    backend, engine, policy, promotion, budgets, promotions, hit_rate, counters, identical,
+    verification.
     """
     from tidesim.runtime import checkpoint as files  # noqa: PLC0415
     from tidesim.runtime.decode import decode  # noqa: PLC0415
@@ -203,6 +207,8 @@ def capture(
     """Decode prompts and record which experts every token of every pass used.
 
     Example: tidesim capture --prompts my-prompts.jsonl --out my-trace.parquet
+
+    JSON: trace, requests, tokens, steps, passes, decode_s, record_s, overhead.
     """
     from tidesim.runtime.device import set_up_torch  # noqa: PLC0415
 

@@ -59,6 +59,9 @@ def sensitivity(
 
     Example: tidesim sensitivity tide-tiny-mixed --hardware a100-40gb-pcie4-xeon48 --budget 16
     --sizes llada2.0-mini --out tornado.html
+
+    JSON: best, tokens_per_s, by, swings, requests, budgets, engine, hardware, sizes, provenance,
+    report.
     """
     if out is not None:
         check_writable(out)

@@ -18,6 +18,7 @@ from pydantic import ValidationError
 from tidesim import resources
 from tidesim.errors import FormatError
 from tidesim.model_spec import ModelSpec
+from tidesim.strict import dotted, short_keys
 from tidesim.trace.arrow import SCHEMA, batch_from_rows, check_schema, rows_from_batch
 from tidesim.trace.checks import OrderCheck, check_meta, check_model, check_rows
 from tidesim.trace.passes import Pass, Trace, TraceMeta
@@ -280,7 +281,7 @@ def _read_meta(entries: dict[bytes, bytes], source: str) -> TraceMeta:
         meta = TraceMeta.model_validate_json(entries[b"meta"])
     except ValidationError as error:
         first = error.errors()[0]
-        key = ".".join(map(str, ("meta", *first["loc"])))
+        key = dotted(short_keys(("meta", *first["loc"])))
         raise FormatError(
             f"{source}: {key}: {first['msg']} (got {str(first.get('input'))[:60]!r}); "
             "repair the metadata or capture the trace again"
