@@ -28,6 +28,9 @@ format: $(INSTALLED)  ## apply ruff's fixes and format
 	$(RUN) ruff check --fix
 	$(RUN) ruff format
 
+docs: $(INSTALLED)  ## docs/commands.md from the commands
+	$(VENV)/bin/python docs/commands.py > docs/commands.md
+
 bench: $(INSTALLED)  ## the benchmarks of tests/bench
 	$(RUN) pytest tests/bench -o python_files='bench_*.py'
 

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 import numpy as np
 import pytest
 from measuring import measured_like, recounted
+from test_commands import documented_keys
 
 from tidesim.cli import validation
 from tidesim.hardware import load_profile
@@ -139,6 +140,7 @@ def test_the_page_is_written(ok, machine, schedule, tmp_path):
     answer = ok(*command(schedule), "--out", page)
 
     assert answer["report"] == str(page)
+    assert answer.keys() == documented_keys("tidesim validate")[0]
     assert "predicted against measured" in page.read_text()
 
 

@@ -18,7 +18,7 @@ from tidesim.errors import FormatError, NotFoundError
 from tidesim.measured import Counters, MeasuredRun
 from tidesim.records import Record, Records, Resource
 from tidesim.resources import atomic_path
-from tidesim.strict import Strict, sentence
+from tidesim.strict import Strict, reason, sentence
 from tidesim.trace.passes import Kind, PassKey
 
 FORMAT = "tidesim-measured"
@@ -146,9 +146,8 @@ def _read(path: Path) -> Any:
             f"{path}: no such measured run; give a file that tidesim replay wrote"
         ) from None
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-        reason = str(error).splitlines()[0].rstrip(".") if str(error) else type(error).__name__
         raise FormatError(
-            f"{path}: cannot be read as Parquet ({reason}); the file is truncated, damaged or no "
+            f"{path}: cannot be read as Parquet ({reason(error)}); the file is truncated, damaged or no "
             "measured run: copy it or replay again"
         ) from None
 

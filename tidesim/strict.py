@@ -105,6 +105,12 @@ def dotted(path: Keys) -> str:
     return ".".join(part if part.isprintable() else repr(part) for part in path)
 
 
+def reason(error: Exception) -> str:
+    """Return what a library says of a file, on one line and not too long."""
+    lines = str(error).splitlines() or [type(error).__name__]
+    return lines[0][:200].rstrip(".")
+
+
 def unit(key: str) -> str:
     """Name the unit that a key ends in."""
     return next((name for end, name in _UNITS.items() if key.endswith(end)), "the documented form")

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 from rich.box import SIMPLE_HEAD
+from rich.cells import cell_len
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -274,13 +275,20 @@ def print_table(
         padding=(0, 1, 0, 0),
         pad_edge=False,
     )
+    rows = list(rows)
     for number, column in enumerate(columns):
         text = number in texts
         justify: Literal["left", "right"] = "left" if text else "right"
-        table.add_column(column, justify=justify, overflow="fold", no_wrap=text)
+        width = _widest_word([column, *(row[number] for row in rows)])
+        table.add_column(column, justify=justify, overflow="fold", no_wrap=text, min_width=width)
     for row in rows:
         table.add_row(*map(Text, row))
     out.print(table)
+
+
+def _widest_word(cells: Iterable[str]) -> int:
+    """Return the columns that keep words and numbers whole, within reason."""
+    return min(24, max(cell_len(word) for cell in cells for word in cell.split() or [""]))
 
 
 def print_pairs(title: str, pairs: Iterable[tuple[str, str]]) -> None:

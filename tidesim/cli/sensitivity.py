@@ -104,5 +104,6 @@ def _print(trace: str, found: Sensitivity) -> None:
             ]
             for swing in found.swings
         ],
+        texts=(0, 1),
         caption=f"changes of {best}'s tokens/s; then fastest: where it is another",
     )

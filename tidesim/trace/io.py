@@ -18,7 +18,7 @@ from pydantic import ValidationError
 from tidesim import resources
 from tidesim.errors import FormatError
 from tidesim.model_spec import ModelSpec
-from tidesim.strict import dotted, short_keys
+from tidesim.strict import dotted, reason, short_keys
 from tidesim.trace.arrow import SCHEMA, batch_from_rows, check_schema, rows_from_batch
 from tidesim.trace.checks import OrderCheck, check_meta, check_model, check_rows
 from tidesim.trace.passes import Pass, Trace, TraceMeta
@@ -255,9 +255,8 @@ def _damage_named(path: Path) -> Iterator[None]:
     try:
         yield
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-        reason = str(error).splitlines()[0].rstrip(".") if str(error) else type(error).__name__
         raise FormatError(
-            f"{path}: cannot be read as Parquet ({reason}); the file is truncated, damaged or "
+            f"{path}: cannot be read as Parquet ({reason(error)}); the file is truncated, damaged or "
             "not a trace: copy or capture it again"
         ) from None
 

@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from tidesim.errors import FormatError, NotFoundError
 from tidesim.model_spec import ModelSpec
+from tidesim.strict import reason
 from tidesim.trace.importers.recording import Ints, Sheet
 
 LONGEST_HEADER = 10_000  # bytes; numpy itself trusts no longer one
@@ -35,9 +36,8 @@ def load_npy(path: Path, axes: tuple[str, str, str]) -> npt.NDArray[Any]:
     except FormatError:
         raise
     except (OSError, ValueError, EOFError, TypeError, OverflowError, TokenError) as error:
-        reason = str(error).splitlines()[0].rstrip(".") if str(error) else type(error).__name__
         raise FormatError(
-            f"{path}: not a plain npy array ({reason}); tidesim never unpickles, so load it where "
+            f"{path}: not a plain npy array ({reason(error)}); tidesim never unpickles, so load it where "
             "it was recorded and write it with numpy.save"
         ) from None
     if array.ndim != 3 or array.dtype.kind not in "iuf" or not array.size:
