@@ -21,7 +21,6 @@ A leaf package: NumPy and PuLP only. FORMULATION.md states the models in mathema
 ``Status``               what was proved
 ``Use``                  what a coupling limits or counts, of every schedule
 ``closed_form_costs_s``  the paper's latency of every interval
-``interval_costs_s``     seconds per block of every uniform interval and option
 ``objective_s``          seconds per block of a whole placement, exactly
 ``refresh_steps``        refresh steps of an interval
 ``solve``                find the best schedule
@@ -32,7 +31,7 @@ from solver.closed_form import closed_form_costs_s
 from solver.columns import objective_s
 from solver.errors import BackendError, ProblemError, SolverError
 from solver.formulations import solve
-from solver.intervals import interval_costs_s, refresh_steps
+from solver.intervals import refresh_steps
 from solver.problem import ClosedFormTerms, Problem, Use
 from solver.solution import Backend, Formulation, Solution, Status
 
@@ -48,7 +47,6 @@ __all__ = [
     "Status",
     "Use",
     "closed_form_costs_s",
-    "interval_costs_s",
     "objective_s",
     "refresh_steps",
     "solve",

@@ -39,7 +39,7 @@ from solver.solution import (
 from solver.uniform import best_shared
 
 #: A model over all columns that could be in a better answer is built up to this size.
-MOST_COLUMNS = 5_000
+MOST_LISTED = 5_000
 
 #: Integer models over the columns found: columns per layer, and share of the time left.
 TRIES = ((10, 0.3), (50, 0.8))
@@ -167,8 +167,8 @@ def _within_caps(task: Task, pool: Pool) -> tuple[Incumbent, int | None]:
 def _few(task: Task, costs: Costs, limit_s: FloatArray) -> list[Found] | None:
     """List the schedules within limits [L, K]; None if they are many, or time is up."""
     listed = task.search.within(costs, limit_s)
-    keys = list(islice(_until(listed, task.end), MOST_COLUMNS + 1))
-    return keys if len(keys) <= MOST_COLUMNS and perf_counter() < task.end else None
+    keys = list(islice(_until(listed, task.end), MOST_LISTED + 1))
+    return keys if len(keys) <= MOST_LISTED and perf_counter() < task.end else None
 
 
 def _until(listed: Iterable[Found], end: float) -> Iterator[Found]:
@@ -234,17 +234,24 @@ def _promising(
 
 def _integer(
     task: Task, columns: Sequence[Column], best: Incumbent, proof: Proof
-) -> tuple[Incumbent, Proof, Ending]:
-    """Solve the integer model over columns, in the time left."""
+) -> tuple[Incumbent, Proof, float]:
+    """Solve the integer model over columns, in the time left.
+
+    Returns
+    -------
+    tuple
+        The better placement, the size of the model, and its optimum if it was proved, else 0.
+    """
     share = INTEGER_SHARE * task.gap
     limits = task.limits(share)
     if limits is None:
-        return best, proof, Ending.STOPPED
+        return best, proof, 0.0
     master = build(task.problem, columns, unit_s=task.unit_s)
     ending = run(master.model, limits, backend=task.backend)
     if ending in {Ending.PROVED, Ending.INCUMBENT}:
         best = _better(task.problem, best, _checked(task, master))
-    return best, proof._replace(size=master.size), ending
+    least_s = min(master.objective_s, best.seconds) if ending is Ending.PROVED else 0.0
+    return best, proof._replace(size=master.size), least_s
 
 
 def _checked(task: Task, master: Master) -> list[Column]:
@@ -269,11 +276,9 @@ def _close(
         return best, proof
     mine = [(c.row, c.option, c.steps) for c in best.columns]
     columns = extend(task.problem, pool, dict.fromkeys([*keys, *mine]))
-    best, proof, ending = _integer(task, columns, best, proof)
-    if ending is Ending.PROVED:
-        left = max(INTEGER_SHARE * task.gap, BACKEND_ACCURACY)
-        proof = proof._replace(bound_s=max(proof.bound_s, best.seconds * (1 - left)))
-    return best, proof
+    best, proof, least_s = _integer(task, columns, best, proof)
+    left = max(INTEGER_SHARE * task.gap, BACKEND_ACCURACY)
+    return best, proof._replace(bound_s=max(proof.bound_s, least_s * (1 - left)))
 
 
 def _answer(task: Task, best: Incumbent, proof: Proof, *, formulation: Formulation) -> Solution:

@@ -27,7 +27,7 @@ STEP = 0.5
 WORTH_RELATIVE = 1e-9
 
 #: Columns per layer that are kept where more than twice as many are known.
-MOST_COLUMNS = 50
+KEPT_PER_LAYER = 50
 
 #: Share of the gap asked that the relaxation may leave.
 RELAXED_SHARE = 0.25
@@ -180,7 +180,7 @@ def _add_worthy(task: Task, pool: Pool, best: Best, duals: Prices) -> bool:
 
 def _forget(task: Task, pool: Pool, duals: Prices) -> None:
     """Drop columns that pay most where there are many; those the relaxation takes pay least."""
-    most = MOST_COLUMNS * task.problem.layers
+    most = KEPT_PER_LAYER * task.problem.layers
     if len(pool) <= 2 * most:
         return
     keys, columns = list(pool), list(pool.values())

@@ -27,22 +27,6 @@ def listed_steps(steps: int, *, never: bool) -> tuple[Steps, ...]:
     return (*every, ()) if never else every
 
 
-def interval_costs_s(arc_cost_s: FloatArray) -> FloatArray:
-    """Sum the arcs of every interval, all layers together.
-
-    Parameters
-    ----------
-    arc_cost_s
-        Seconds per block, shape [L, K, F, T, T + 1].
-
-    Returns
-    -------
-    FloatArray
-        Seconds per block, shape [T, K]: row τ - 1 is interval τ, summed over layers.
-    """
-    return listed_sums(arc_cost_s.sum(axis=0), None)
-
-
 def listed_sums(arcs: FloatArray, never: FloatArray | None) -> FloatArray:
     """Sum the arcs of every schedule of `listed_steps`, each layer and option for itself.
 

@@ -174,3 +174,11 @@ def test_requests_that_are_all_held_out_are_not_called_training_ones():
     only = Trace(trace.meta.model_copy(update={"requests": marked}), trace)
 
     assert compare(only, FAST_LINK, budget=2, sizes=MINI, intervals=(1,)).requests == "all"
+
+
+def test_closed_form_alone_in_the_background_is_refused():
+    with pytest.raises(SettingError, match="blocking promotion only"):
+        compare(
+            fixed_trace(), FAST_LINK, budget=2, formulations=("closed-form",),
+            promotions=("background",),
+        )  # fmt: skip

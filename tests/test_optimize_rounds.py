@@ -1,5 +1,6 @@
 """Rounds, limits, risk, background promotion and judgement: what `optimize` does beyond one solution."""
 
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -10,9 +11,11 @@ from strategies import traces
 from strategies_hardware import profiles
 from test_optimize import FAST_LINK, MINI, fixed_trace
 
+from tidesim.costs import Option, arc_costs
 from tidesim.errors import SettingError
 from tidesim.optimize import judge, optimize
-from tidesim.optimize.search import WORTH_A_ROUND, request_seconds
+from tidesim.optimize.search import WORTH_A_ROUND, case_of, request_seconds
+from tidesim.policies import get_policy
 from tidesim.policies.scheduled import follow
 from tidesim.simulate import simulate
 from tidesim.trace.passes import Trace
@@ -30,6 +33,11 @@ def followed(schedule, trace, profile, **settings):
         engine=schedule.engine,
         **settings,
     )
+
+
+def run_of(solved):
+    """Return the run of a solved schedule on its training requests."""
+    return replace(case_of(solved.job, solved.solution), trace=solved.job.training)
 
 
 @settings(max_examples=15, deadline=None)
@@ -67,10 +75,11 @@ def test_a_round_is_added_only_while_it_is_worth_it():
     solved = optimize(fixed_trace(), FAST_LINK, budget=6, sizes=MINI, formulation="free")
 
     simulated = [one.simulated_s for one in solved.rounds]
-    assert 1 < len(simulated) <= 5
-    for before, after in pairwise(simulated[:-1]):
+    assert 2 < len(simulated) <= 5
+    for before, after in pairwise(simulated[:-2]):
         assert after < before * (1 - WORTH_A_ROUND)
     assert solved.simulated_s == min(simulated[:-1])
+    assert solved.difference == pytest.approx(0, abs=1e-9)
 
 
 def test_one_round_is_one_solution():
@@ -87,17 +96,17 @@ def test_risk_weighs_the_slowest_training_request():
         for risk in (0.0, 100.0)
     )
 
-    slowest = max(request_seconds(careful.training, careful.job))
+    slowest = max(request_seconds(careful.training, run_of(careful)))
     expected = careful.training.seconds_per_block + 100 * slowest
     assert careful.simulated_s == pytest.approx(expected)
     assert careful.difference == pytest.approx(0, abs=1e-6)
-    assert slowest <= max(request_seconds(plain.training, plain.job)) * (1 + 1e-9)
+    assert slowest <= max(request_seconds(plain.training, run_of(plain))) * (1 + 1e-9)
 
 
 def test_seconds_of_requests_add_up_to_the_run():
     solved = optimize(fixed_trace(), FAST_LINK, budget=2, sizes=MINI)
 
-    each = request_seconds(solved.training, solved.job)
+    each = request_seconds(solved.training, run_of(solved))
 
     assert len(each) == 2
     assert 2 * sum(each) == pytest.approx(solved.training.seconds)  # two blocks each
@@ -113,6 +122,40 @@ def test_copies_of_a_step_stay_within_their_limit():
     assert none.training.promotions == 0
     assert all(layer.refresh_steps == () for layer in none.schedule.layers)
     assert none.simulated_s >= free.simulated_s
+
+
+@pytest.mark.parametrize("promotion", ["blocking", "background"])
+def test_a_limit_on_copies_holds_for_the_costs_around_the_answer(promotion):
+    trace = fixed_trace(heldout=False)
+
+    solved = optimize(
+        trace, FAST_LINK, budget=4, sizes=MINI, formulation="free", promotion=promotion,
+        most_promotions=(1, None), copies_per_step=1.5,
+    )  # fmt: skip
+
+    around = arc_costs(
+        replace(run_of(solved), policy=get_policy("tide")),
+        solved.costs.options,
+        around=solved.solution.refresh_steps,
+    )
+    at = [solved.costs.options.index(Option(layer.budget, layer.most_promotions))
+          for layer in solved.schedule.layers]  # fmt: skip
+    copies = sum(
+        around.copies.arcs[:, layer, at[layer], steps[0], start, end]
+        for layer, steps in enumerate(solved.solution.refresh_steps)
+        if steps
+        for start, end in pairwise((*steps, around.steps))
+    )
+    assert solved.training.promotions > 0
+    assert np.all(copies <= 1.5 * around.reach + 1e-6)
+
+
+def test_risk_weighs_requests_of_an_engine_that_recomputes_the_window():
+    solved = optimize(
+        fixed_trace(), FAST_LINK, budget=3, sizes=MINI, engine="tide-reference", risk=1.0
+    )
+
+    assert solved.difference == pytest.approx(0, abs=1e-6)
 
 
 def test_a_limit_on_promotions_is_obeyed_and_stands_in_the_file():

@@ -261,10 +261,18 @@ def _pairs(formulations: Sequence[str], promotions: Sequence[str]) -> Iterator[t
     for name, values in (("formulations", formulations), ("promotions", promotions)):
         if not values or len(set(values)) < len(values):
             raise SettingError(f"{name} {list(values)} must be one or more, each named once")
-    for promotion in promotions:
-        for formulation in formulations:
-            if (formulation, promotion) != ("closed-form", Promotion.BACKGROUND):
-                yield formulation, promotion
+    pairs = [
+        (formulation, promotion)
+        for promotion in promotions
+        for formulation in formulations
+        if (formulation, promotion) != ("closed-form", Promotion.BACKGROUND)
+    ]
+    if not pairs:
+        raise SettingError(
+            "closed-form is the paper's and knows blocking promotion only; add blocking, or another "
+            "formulation"
+        )
+    yield from pairs
 
 
 def _check_intervals(intervals: Sequence[int]) -> None:
@@ -311,8 +319,8 @@ def _comparison(
     return Comparison(rows=tuple(rows), schedules=schedules, requests=requests, skipped=skipped)
 
 
-def _key(run: SimulationResult) -> tuple[str, str, int | None, int]:
-    return run.policy, run.promotion, run.interval, sum(run.budgets)
+def _key(run: SimulationResult) -> tuple[str, str, int | None, tuple[int, ...]]:
+    return run.policy, run.promotion, run.interval, run.budgets
 
 
 def _order(row: Row) -> tuple[bool, int, int]:

@@ -92,7 +92,7 @@ def test_seconds_of_cost_tables(measured, case):
 
 LIMIT_S = {"uniform": 2, "layered": 15, "free": 60}  # by CBC, to a gap of 0.1 %
 FLASH_LIMIT_S = 180
-COUPLINGS = ("risk", "copies", "background")
+COUPLINGS = {"risk": 1e-3, "copies": 0.05, "background": 0.01}  # gaps to reach in a minute
 
 
 def problem_of(table, *, layers, **couplings):
@@ -146,9 +146,11 @@ def test_seconds_of_a_solution_at_the_size_of_flash(measured, table):
     assert found["gap"] <= 1e-3
 
 
-@pytest.mark.parametrize("coupling", COUPLINGS)
+@pytest.mark.parametrize("coupling", list(COUPLINGS))
 def test_seconds_of_coupled_solutions_at_the_size_of_mini(measured, case, coupling):
-    """Predictions before it ran: half a minute each; no limit is set, the gap is what it is."""
+    """Predictions before it ran: half a minute each; found 0.6 s, 49 s and 22 s
+    on a machine that others kept busy, with gaps of 0, 1.7 % and 0.1 %.
+    """
     background = coupling == "background"
     setup = replace(case.setup, promotion=Promotion("background" if background else "blocking"))
     table = arc_costs(
@@ -172,4 +174,4 @@ def test_seconds_of_coupled_solutions_at_the_size_of_mini(measured, case, coupli
     found = solved(problem_of(table, layers=MINI.moe_layers, **couplings), "free")
 
     measured[f"solve_mini_free_{coupling}"] = found
-    assert found["gap"] < 1
+    assert found["gap"] <= COUPLINGS[coupling]

@@ -154,7 +154,8 @@ def _print(trace: str, answer: dict[str, Any]) -> None:
             ]
             for number_, one in enumerate(answer["rounds"], start=1)
         ],
-        caption="objective and simulated: seconds per block on the training requests",
+        caption="seconds per block on the training requests; the closed form's objective is what "
+        "offloading adds per block and layer",
         aside=True,
     )
     shown = {

@@ -16,7 +16,6 @@ class Round:
 
     Attributes
     ----------
-    costs : CostTable
     solution : Solution
     training : SimulationResult
         Its schedule on the training requests.
@@ -26,7 +25,6 @@ class Round:
         Wall time of costs, solution and simulation.
     """
 
-    costs: CostTable
     solution: Solution
     training: SimulationResult
     simulated_s: float
@@ -116,7 +114,8 @@ class Optimised:
             "objective_s": solution.objective_s,
             "bound_s": solution.bound_s,
             "gap": solution.gap,
-            "seconds": solution.seconds,
+            "seconds": sum(one.seconds for one in self.rounds),
+            "solver_seconds": sum(one.solution.seconds for one in self.rounds),
             "rounds": [one.to_json() for one in self.rounds],
             "formulation": str(solution.formulation),
             "backend": str(solution.backend),

@@ -5,7 +5,17 @@ from dataclasses import replace
 
 import numpy as np
 
-from solver import Formulation, Problem, Solution, SolverError, Status, Use, objective_s, solve
+from solver import (
+    Formulation,
+    Problem,
+    ProblemError,
+    Solution,
+    SolverError,
+    Status,
+    Use,
+    objective_s,
+    solve,
+)
 from tidesim.closed_form import closed_form_terms
 from tidesim.costs import CostTable, Measure, Option, arc_costs
 from tidesim.engines import Promotion
@@ -98,12 +108,18 @@ def solution_of(problem: Problem, search: Search) -> Solution:
         )
     except SolverError as error:
         raise SettingError(str(error)) from error
+    if solution.status is Status.INFEASIBLE and search.copies_per_step is not None:
+        raise CapacityError(
+            f"no schedule keeps to {search.copies_per_step:g} promotions per step and to the memory; "
+            "allow more with --copies-per-step or more memory (an engine that refreshes throughout "
+            "the first generated block promotes whatever the schedule says)"
+        )
     if solution.status is Status.INFEASIBLE:
         raise CapacityError(solution.message)
     return solution
 
 
-def proved_anew(old: Solution, problem: Problem, new: Solution, *, gap: float) -> Solution:
+def proved_anew(old: Solution, problem: Problem, new: Solution, *, gap: float) -> Solution | None:
     """Return a schedule with its objective under other costs, and the bound proved for those.
 
     Parameters
@@ -116,10 +132,20 @@ def proved_anew(old: Solution, problem: Problem, new: Solution, *, gap: float) -
         What the solver answered to them.
     gap : float
         At which a schedule counts as proved best.
+
+    Returns
+    -------
+    Solution or None
+        None where the schedule breaks a limit under these costs.
     """
     known = list(zip(problem.budgets.tolist(), problem.promotions or (), strict=True))
     options = [known.index(each) for each in zip(old.budget, old.promotions, strict=True)]
-    value_s = objective_s(problem, options, old.refresh_steps)
+    try:
+        value_s = objective_s(problem, options, old.refresh_steps)
+    except ProblemError:
+        return None
+    if _alike(old, new):
+        return new
     assert new.bound_s is not None
     bound_s = min(new.bound_s, value_s)
     relative = (value_s - bound_s) / value_s if value_s > 0 else 0.0
@@ -133,7 +159,8 @@ def proved_anew(old: Solution, problem: Problem, new: Solution, *, gap: float) -
         promotions=old.promotions,
         refresh_steps=old.refresh_steps,
         interval=old.interval,
-        message=new.message if _alike(old, new) else _KEPT,
+        cost_by_interval_s=(),
+        message=_KEPT,
     )
 
 
@@ -146,6 +173,6 @@ def _alike(old: Solution, new: Solution) -> bool:
 
 
 _KEPT = (
-    "The bound is that of the costs around this schedule; what they made look faster was simulated "
-    "and is not, by 0.1 %."
+    "Costs around this schedule make another one look faster, which was simulated and is hardly "
+    "faster or slower; the bound is that of those costs."
 )

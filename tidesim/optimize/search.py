@@ -5,9 +5,8 @@ from dataclasses import replace
 from functools import partial
 from time import perf_counter
 
-import numpy as np
-
-from solver import Backend, Formulation, Solution
+from solver import Backend, Formulation, Problem, Solution
+from tidesim.costs import CostTable, Option
 from tidesim.engines import Engine, Promotion
 from tidesim.errors import SettingError
 from tidesim.hardware import HardwareProfile
@@ -20,7 +19,7 @@ from tidesim.policies.scheduled import Scheduled
 from tidesim.simulate import Case, SimulationResult
 from tidesim.simulate.fast import run_fast
 from tidesim.simulate.run import check_promotion
-from tidesim.trace.passes import Trace
+from tidesim.trace.passes import Kind, Trace
 
 WORTH_A_ROUND = 1e-3  # improvement below which the search ends
 EXACT = 1e-9  # difference of objective and simulation that is rounding
@@ -127,32 +126,51 @@ def run_job(job: Job) -> Optimised:
     rounds: list[Round] = []
     best: Round | None = None
     proof: Solution | None = None
+    last = False  # whether only the proof is wanting
     while len(rounds) < search.rounds:
-        started = perf_counter()
         around = None if best is None else best.solution.refresh_steps
-        costs = costs_around(learning, options, search, around=around)
-        problem = problem_of(costs, learning, search, memory_bytes=job.memory_bytes)
-        solution = solution_of(problem, search)
-        training = run_fast(replace(case_of(job, solution), trace=job.training))
-        found = Round(
-            costs=costs,
-            solution=solution,
-            training=training,
-            simulated_s=_simulated_s(training, job),
-            seconds=perf_counter() - started,
-        )
+        costs, problem, found = _round(job, learning, options, around=around)
         rounds.append(found)
-        if best is None or found.simulated_s < best.simulated_s * (1 - WORTH_A_ROUND):
-            best, proof = found, solution
-            if search.formulation is Formulation.CLOSED_FORM or _is_exact(found):
+        priced = (
+            None
+            if best is None
+            else proved_anew(best.solution, problem, found.solution, gap=search.gap)
+        )
+        if best is not None and priced is not None:
+            gain = 1 - found.simulated_s / best.simulated_s
+            if last or gain <= 0:
+                proof = priced
                 break
-            continue
-        # The best so far stays; these are the costs around it, so they price it as it is.
-        proof = proved_anew(best.solution, problem, solution, gap=search.gap)
-        break
+            last = gain < WORTH_A_ROUND
+        best, proof = found, found.solution
+        if search.formulation is Formulation.CLOSED_FORM or _is_exact(found):
+            break
     assert best is not None
     assert proof is not None
-    return _answer(job, best, proof, rounds=tuple(rounds))
+    return _answer(job, best, proof, costs, rounds=tuple(rounds))
+
+
+def _round(
+    job: Job,
+    learning: Case,
+    options: Sequence[Option],
+    *,
+    around: Sequence[tuple[int, ...]] | None,
+) -> tuple[CostTable, Problem, Round]:
+    """Take costs around a schedule, solve and simulate."""
+    started, search = perf_counter(), job.search
+    costs = costs_around(learning, options, search, around=around)
+    problem = problem_of(costs, learning, search, memory_bytes=job.memory_bytes)
+    solution = solution_of(problem, search)
+    case = replace(case_of(job, solution), trace=job.training)
+    training = run_fast(case)
+    found = Round(
+        solution=solution,
+        training=training,
+        simulated_s=_simulated_s(training, case, risk=search.risk),
+        seconds=perf_counter() - started,
+    )
+    return costs, problem, found
 
 
 def _check_background(case: Case, search: Search) -> None:
@@ -184,27 +202,35 @@ def _is_exact(found: Round) -> bool:
     return abs(found.solution.objective_s / found.simulated_s - 1) < EXACT
 
 
-def _simulated_s(result: SimulationResult, job: Job) -> float:
+def _simulated_s(result: SimulationResult, case: Case, *, risk: float) -> float:
     """Return mean seconds per block, plus the risk's share of the slowest request's."""
-    mean_s, risk = result.seconds_per_block, job.search.risk
-    return mean_s + risk * max(request_seconds(result, job)) if risk else mean_s
+    mean_s = result.seconds_per_block
+    return mean_s + risk * max(request_seconds(result, case)) if risk else mean_s
 
 
-def request_seconds(result: SimulationResult, job: Job) -> list[float]:
-    """Return the seconds per block of every training request, in order."""
-    keys = [(pass_.request, pass_.block) for pass_ in job.training]
-    number = {info.request: n for n, info in enumerate(job.training.meta.requests)}
-    where = np.array([number[request] for request, _ in keys])
-    seconds = np.bincount(where, weights=result.pass_s, minlength=len(number))
-    decoded = {key for key in keys if key[1] >= 0}
-    blocks = np.bincount([number[request] for request, _ in sorted(decoded)], minlength=len(number))
-    return [float(s / b) for s, b in zip(seconds, blocks, strict=True) if b]
+def request_seconds(result: SimulationResult, case: Case) -> list[float]:
+    """Return the seconds per block of every request of a run, in order; those without blocks apart.
+
+    Parameters
+    ----------
+    result : SimulationResult
+        Of `case`.
+    case : Case
+    """
+    seconds: dict[int, float] = {}
+    blocks: dict[int, set[int]] = {}
+    for pass_, pass_s in zip(case.passes(), result.pass_s.tolist(), strict=True):
+        seconds[pass_.request] = seconds.get(pass_.request, 0.0) + pass_s
+        if pass_.kind is Kind.DENOISE:
+            blocks.setdefault(pass_.request, set()).add(pass_.block)
+    return [seconds[request] / len(decoded) for request, decoded in blocks.items()]
 
 
-def _answer(job: Job, best: Round, proof: Solution, *, rounds: tuple[Round, ...]) -> Optimised:
+def _answer(
+    job: Job, best: Round, proof: Solution, costs: CostTable, *, rounds: tuple[Round, ...]
+) -> Optimised:
     case = case_of(job, proof)
     heldout = None if job.heldout is None else run_fast(replace(case, trace=job.heldout))
-    costs = rounds[-1].costs
     return Optimised(
         schedule=schedule_of(
             job, case, proof, steps=costs.steps, training=best.training, heldout=heldout
