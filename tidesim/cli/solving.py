@@ -104,7 +104,7 @@ def solve(
     --sizes llada2.0-mini --formulation free --out schedule.json
 
     JSON: status, interval, budget, budgets, refresh_steps, most_promotions, promotion,
-    objective_s, bound_s, gap, seconds, rounds, formulation, backend, train_tokens_per_s,
+    objective_s, bound_s, gap, seconds, solver_seconds, rounds, formulation, backend, train_tokens_per_s,
     heldout_tokens_per_s, simulated_s_per_block, difference, unfilled, variables, constraints,
     sizes, provenance, hardware, message, schedule; judged: best_fixed_interval,
     best_fixed_tokens_per_s, hindsight_tokens_per_s, regret.
