@@ -6,7 +6,7 @@ VENV = .venv
 RUN = $(VENV)/bin/python -m
 INSTALLED = $(VENV)/.installed
 
-.PHONY: help demo test lint types format bench tiny-checkpoint clean
+.PHONY: help demo test lint types format bench fuzz docs tiny-checkpoint clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 18
@@ -28,8 +28,14 @@ format: $(INSTALLED)  ## apply ruff's fixes and format
 	$(RUN) ruff check --fix
 	$(RUN) ruff format
 
+docs: $(INSTALLED)  ## docs/commands.md from the commands
+	$(VENV)/bin/python docs/commands.py > docs/commands.md
+
 bench: $(INSTALLED)  ## the benchmarks of tests/bench
 	$(RUN) pytest tests/bench -o python_files='bench_*.py'
+
+fuzz: $(INSTALLED)  ## every parser against 10,000 damaged files
+	$(RUN) pytest tests/test_fuzz.py --hypothesis-profile fuzz
 
 tiny-checkpoint: $(INSTALLED)  ## train the bundled checkpoint; goes on where it was stopped
 	$(RUN) tidesim.runtime.training.train

@@ -13,9 +13,11 @@ from tidesim import cli
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # Machines that run these tests are shared: a slow example is no failure.
-# The same examples every time; `--hypothesis-profile explore` looks for new ones.
+# The same examples every time; `--hypothesis-profile explore` looks for new ones, and `fuzz` does
+# in test_fuzz.py, many.
 settings.register_profile("tidesim", deadline=None, derandomize=True)
 settings.register_profile("explore", deadline=None)
+settings.register_profile("fuzz", deadline=None)
 settings.load_profile("tidesim")
 
 

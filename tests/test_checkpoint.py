@@ -146,6 +146,16 @@ def test_wrong_tensors_are_named(folder, tensors, name):
         load_model(folder)
 
 
+@pytest.mark.parametrize("change", [{"num_hidden_layers": 1000}, {"num_experts": 1 << 16}])
+def test_absurd_sizes_are_refused_before_anything_of_that_size_is_made(folder, tensors, change):
+    save_file(tensors, folder / "model.safetensors")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | change))
+
+    with pytest.raises(FormatError, match=f"holds {len(tensors)} tensors, too few for the"):
+        load_model(folder)
+
+
 @pytest.mark.parametrize("kept", [0, 4, 2000, 1_000_000])
 def test_truncated_file_is_refused(folder, kept):
     whole = (GOLDEN / "model.safetensors").read_bytes()

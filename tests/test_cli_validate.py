@@ -6,6 +6,7 @@ from contextlib import contextmanager
 import numpy as np
 import pytest
 from measuring import measured_like, recounted
+from test_commands import documented_keys
 
 from tidesim.cli import validation
 from tidesim.hardware import load_profile
@@ -124,7 +125,7 @@ def test_the_text_names_every_configuration_and_marks_calibration(tidesim, machi
 
 def test_so_many_are_scored_and_the_calibrated_profile_is_kept(ok, machine, schedule, tmp_path):
     machine["overrides"] = {SYNC: 1.5e-3}
-    kept = tmp_path / "calibrated.toml"
+    kept = tmp_path / "a profile é.toml"
 
     answer = ok(*command(schedule), "--configurations", 12, "--save-profile", kept)
 
@@ -134,11 +135,12 @@ def test_so_many_are_scored_and_the_calibrated_profile_is_kept(ok, machine, sche
 
 
 def test_the_page_is_written(ok, machine, schedule, tmp_path):
-    page = tmp_path / "v.html"
+    page = tmp_path / "a page é.html"
 
     answer = ok(*command(schedule), "--out", page)
 
     assert answer["report"] == str(page)
+    assert answer.keys() == documented_keys("tidesim validate")[0]
     assert "predicted against measured" in page.read_text()
 
 

@@ -420,6 +420,27 @@ def test_an_archive_of_arrays_is_refused(tmp_path):
     refused(tmp_path / "t.npz", "vllm", tmp_path, "an archive of arrays, not an npy array")
 
 
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        (b"\x93NUMPY\x03\x00\xff\xff\xff\xff{}", "its header is too long for an npy array"),
+        (b"\x93NUMPY\x01\x00\x10\x00{'descr': ('<i8'\n", "not a plain npy array"),
+    ],
+)
+def test_an_array_with_a_broken_header_is_refused(tmp_path, content, sentence):
+    (tmp_path / "t.npy").write_bytes(content)
+
+    refused(tmp_path / "t.npy", "vllm", tmp_path, sentence)
+
+
+def test_passes_that_lie_too_far_apart_for_one_block_are_refused(tmp_path):
+    content = json.loads(histograms_json([histogram(routed(4))] * 2))
+    content["rows"][-1][0] = 1 << 60
+    path = write(tmp_path / "t.json", json.dumps(content))
+
+    refused(path, "histograms", tmp_path, f"passes are 81 to {1 << 60}, but a block has at most")
+
+
 def test_flame_rows_are_refused_by_file_and_row(tmp_path):
     ids = routed(20)
     short = flame_folder(tmp_path / "short", ids)

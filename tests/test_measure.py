@@ -149,7 +149,7 @@ def test_a_folder_that_is_none_is_refused_before_anything_is_measured(
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_cuda_without_a_gpu_is_refused(refused: Callable[..., str], tmp_path: Path) -> None:
-    path = tmp_path / "box.toml"
+    path = tmp_path / "a box é.toml"
 
     assert "finds no CUDA GPU here" in refused(*MEASURE, "--backend", "cuda", "--out", path)
     assert not path.exists()
@@ -158,7 +158,7 @@ def test_cuda_without_a_gpu_is_refused(refused: Callable[..., str], tmp_path: Pa
 def test_the_command_writes_a_profile_that_simulate_takes(
     ok: Callable[..., dict[str, Any]], tmp_path: Path
 ) -> None:
-    path = tmp_path / "box.toml"
+    path = tmp_path / "a box é.toml"
 
     said = ok(*MEASURE, "--out", path, "--seconds", 2)
 

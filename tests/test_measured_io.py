@@ -121,6 +121,15 @@ def test_a_wrong_row_is_named(tmp_path, column, named):
         load_measured(changed(tmp_path, column=column))
 
 
+def test_a_small_file_that_would_swell_when_read_is_refused(tmp_path):
+    save_measured(RUN, tmp_path / "m.parquet")
+    table = pq.ParquetFile(tmp_path / "m.parquet").read().slice(0, 1)
+    pq.write_table(pa.concat_tables([table] * 50_000), tmp_path / "m.parquet")
+
+    with pytest.raises(FormatError, match=r"claims 50000 rows in \d+ bytes"):
+        load_measured(tmp_path / "m.parquet")
+
+
 def test_other_files_and_places_are_refused(tmp_path):
     with pytest.raises(NotFoundError, match="no such measured run"):
         load_measured(tmp_path / "none.parquet")

@@ -285,6 +285,10 @@ def test_nothing_is_converted(config: dict[str, Any], key: str, value: object) -
         {"num_experts_per_tok": True},
         {"num_experts": "32"},
         {"num_hidden_layers": 10**9},
+        {"hidden_size": 2**62},
+        {"head_dim": 10**400},
+        {"num_shared_experts": 10**9},
+        {"block_length": 2**62},
     ],
 )
 def test_config_value_of_an_impossible_kind_or_size_is_refused(config, change):

@@ -1,8 +1,10 @@
-from typing import Annotated, Self
+import json
+from typing import Annotated, Any, Self
 
 import pytest
 from pydantic import Field, ValidationError, model_validator
 
+from tidesim.errors import FormatError
 from tidesim.strict import Strict, hint, sentence, short
 
 
@@ -57,6 +59,26 @@ def test_a_long_or_wrapped_value_is_shown_short() -> None:
     assert short([7] * 100) == "[" + "7, " * 18 + "7,..."
     assert short({"value": 3, "source": "x"}) == "3"
     assert short(10**5000) == "a huge integer"
+    assert short(deep(10_000)) == "something deeply nested"
+
+
+def deep(levels: int) -> list[Any]:
+    value: list[Any] = []
+    for _ in range(levels):
+        value = [value]
+    return value
+
+
+def test_a_long_key_is_shown_short() -> None:
+    keys = "k" * 5000
+
+    assert len(refused(json.dumps({"version": 1, "layers": [], keys: 1}))) < 200
+
+
+def test_an_error_is_one_printable_line() -> None:
+    broken = FormatError("a\nb\ud800\u202e é")
+
+    assert str(broken) == "a\\nb\\ud800\\u202e é"
 
 
 def test_a_hint_lists_what_is_near_when_nothing_is_meant() -> None:

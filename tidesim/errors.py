@@ -15,7 +15,16 @@ The command line turns each into one sentence on stderr and exit status 2.
 
 
 class TidesimError(Exception):
-    """Base of every error raised on purpose; catch it to catch them all."""
+    """Base of every error raised on purpose; catch it to catch them all.
+
+    Its text is one printable line, whatever a file or a library put into it.
+    """
+
+    def __str__(self) -> str:
+        text = super().__str__()
+        if text.isprintable():
+            return text
+        return "".join(each if each.isprintable() else repr(each)[1:-1] for each in text)
 
 
 class FormatError(TidesimError, ValueError):

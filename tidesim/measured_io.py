@@ -18,7 +18,7 @@ from tidesim.errors import FormatError, NotFoundError
 from tidesim.measured import Counters, MeasuredRun
 from tidesim.records import Record, Records, Resource
 from tidesim.resources import atomic_path
-from tidesim.strict import Strict, sentence
+from tidesim.strict import Strict, reason, sentence
 from tidesim.trace.passes import Kind, PassKey
 
 FORMAT = "tidesim-measured"
@@ -138,17 +138,27 @@ def load_measured(path: str | Path) -> MeasuredRun:
 
 def _read(path: Path) -> Any:
     try:
-        return pq.read_table(path, page_checksum_verification=True)
+        with pq.ParquetFile(path, page_checksum_verification=True) as file:
+            _check_rows(file.metadata.num_rows, path)
+            return file.read()
     except FileNotFoundError:
         raise NotFoundError(
             f"{path}: no such measured run; give a file that tidesim replay wrote"
         ) from None
-    except (pa.ArrowException, OSError) as error:
-        reason = str(error).splitlines()[0].rstrip(".") if str(error) else type(error).__name__
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise FormatError(
-            f"{path}: cannot be read as Parquet ({reason}); the file is truncated, damaged or no "
+            f"{path}: cannot be read as Parquet ({reason(error)}); the file is truncated, damaged or no "
             "measured run: copy it or replay again"
         ) from None
+
+
+def _check_rows(rows: int, path: Path) -> None:
+    """Refuse a small file that swells when read: times differ, so a row takes several bytes."""
+    if rows > path.stat().st_size:
+        raise FormatError(
+            f"{path}: claims {rows} rows in {path.stat().st_size} bytes, but every record takes "
+            "more than a byte; the file is damaged: replay again"
+        )
 
 
 def _measured(parsed: _Run, records: Records | None) -> MeasuredRun:

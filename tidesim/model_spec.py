@@ -13,6 +13,7 @@ from tidesim.model_config import spec_values
 from tidesim.resources import find_checkpoint
 
 DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+LARGEST = 1 << 18  # of a width: no model comes near, and no product of sizes leaves 64 bits
 
 
 class ModelSpec(BaseModel):
@@ -25,21 +26,21 @@ class ModelSpec(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
     name: str
-    num_hidden_layers: int = Field(ge=1, le=10_000)
+    num_hidden_layers: int = Field(ge=1, le=1_000)
     first_k_dense_replace: int = Field(ge=0)
-    hidden_size: int = Field(ge=1)
-    num_attention_heads: int = Field(ge=1)
-    num_key_value_heads: int = Field(ge=1)
-    head_dim: int = Field(ge=2)
-    intermediate_size: int = Field(ge=1)
-    moe_intermediate_size: int = Field(ge=1)
-    num_experts: int = Field(ge=1, le=1_000_000)
+    hidden_size: int = Field(ge=1, le=LARGEST)
+    num_attention_heads: int = Field(ge=1, le=LARGEST)
+    num_key_value_heads: int = Field(ge=1, le=LARGEST)
+    head_dim: int = Field(ge=2, le=LARGEST)
+    intermediate_size: int = Field(ge=1, le=LARGEST)
+    moe_intermediate_size: int = Field(ge=1, le=LARGEST)
+    num_experts: int = Field(ge=1, le=1 << 16)  # a trace holds ids of 16 bits
     num_experts_per_tok: int = Field(ge=1)
     n_group: int = Field(ge=1)
     topk_group: int = Field(ge=1)
-    num_shared_experts: int = Field(ge=0)
-    vocab_size: int = Field(ge=1)
-    max_position_embeddings: int = Field(ge=1)
+    num_shared_experts: int = Field(ge=0, le=1_000)
+    vocab_size: int = Field(ge=1, le=1 << 24)
+    max_position_embeddings: int = Field(ge=1, le=1 << 40)
     rope_theta: float = Field(gt=0)
     partial_rotary_factor: float = Field(gt=0, le=1)
     rms_norm_eps: float = Field(gt=0)
@@ -49,7 +50,7 @@ class ModelSpec(BaseModel):
     dtype: str = "bfloat16"
     mask_token_id: int = Field(ge=0)
     eos_token_id: int = Field(ge=0)
-    block_length: int = Field(default=32, ge=1)
+    block_length: int = Field(default=32, ge=1, le=LARGEST)
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -210,6 +211,8 @@ def read_config(path: Path) -> dict[str, Any]:
     """
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise FormatError(f"{path}: cannot be read ({error.strerror}); check its rights") from None
     except (ValueError, RecursionError) as error:
         raise FormatError(f"{path}: not valid JSON ({error}); repair or replace it") from None
     if not isinstance(config, dict):

@@ -1,5 +1,6 @@
 """Find bundled data by name, in an installed wheel or in a checkout; write files whole."""
 
+import errno
 import hashlib
 import os
 import secrets
@@ -70,6 +71,16 @@ def find_checkpoint(name_or_path: str | Path) -> Path:
     )
 
 
+def not_written(path: str | Path, error: OSError) -> OutputError:
+    """Return the error that says why a file could not be written, and what to do."""
+    repair = (
+        "free space there or choose another folder"
+        if error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+        else "choose a folder that exists and that you may write to"
+    )
+    return OutputError(f"{path}: cannot be written ({error.strerror or error}); {repair}")
+
+
 @contextmanager
 def atomic_path(path: str | Path) -> Iterator[Path]:
     """Yield a temporary path beside `path` that replaces it when the block ends well.
@@ -99,10 +110,7 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     except OSError as error:
         if isinstance(error, OutputError | NotFoundError):
             raise
-        raise OutputError(
-            f"{target}: cannot be written ({error.strerror or error}); "
-            "choose a folder that exists and that you may write to"
-        ) from error
+        raise not_written(target, error) from error
     finally:
         with suppress(OSError):  # where the folder is none, there is nothing to remove
             temporary.unlink(missing_ok=True)

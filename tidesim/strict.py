@@ -5,7 +5,7 @@ A message names the key, the value, the rule and the repair; the caller adds the
 
 import difflib
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from types import MappingProxyType
 from typing import Any, get_args, get_origin
 
@@ -80,8 +80,8 @@ def sentence(
         The rule by pydantic error type or by regular expression, where this format has its own.
     """
     first = min(error.errors(include_url=False), key=_urgency)
-    path = tuple(part for part in map(str, first["loc"]) if part != "[key]")
-    key = ".".join(part if part.isprintable() else repr(part) for part in path)
+    path = short_keys(first["loc"])
+    key = dotted(path)
     value = short(first.get("input"))
     if first["type"] == "extra_forbidden":
         return f"{key} = {value} is no key of {form}; {hint(path[-1], fields_at(model, path[:-1]))}"
@@ -92,6 +92,23 @@ def sentence(
     if path == ("version",):
         return f"version is {value} but must be {form.rpartition(' ')[2]}; {repair(first, path)}"
     return f"{key} is {value} but {_rule(first, _RULES | dict(words))}; {repair(first, path)}"
+
+
+def short_keys(location: Iterable[object]) -> Keys:
+    """Return pydantic's path to a value as texts, long keys cut."""
+    parts = (str(part) for part in location if part != "[key]")
+    return tuple(part if len(part) <= 60 else f"{part[:57]}..." for part in parts)
+
+
+def dotted(path: Keys) -> str:
+    """Write a path of keys for a message."""
+    return ".".join(part if part.isprintable() else repr(part) for part in path)
+
+
+def reason(error: Exception) -> str:
+    """Return what a library says of a file, on one line and not too long."""
+    lines = str(error).splitlines() or [type(error).__name__]
+    return lines[0][:200].rstrip(".")
 
 
 def unit(key: str) -> str:
@@ -105,6 +122,8 @@ def short(value: object) -> str:
         text = repr(value["value"] if isinstance(value, dict) and "value" in value else value)
     except ValueError:  # an integer too long to print
         return "a huge integer"
+    except RecursionError:
+        return "something deeply nested"
     return text if len(text) <= 60 else text[:57] + "..."
 
 

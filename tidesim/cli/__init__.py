@@ -1,8 +1,10 @@
 """The command line: parse, call, print.
 
-The only place that turns a `TidesimError` into one sentence on stderr and exit status 2.
+The only place that turns a `TidesimError` into one sentence on stderr and exit status 2, and any
+other error, which is a fault of tidesim, into one sentence and status 3.
 """
 
+import io
 import os
 import sys
 
@@ -27,6 +29,7 @@ from tidesim.cli import (
     validation,
     whatif,
 )
+from tidesim.cli.common import err
 from tidesim.errors import TidesimError
 
 app = typer.Typer(
@@ -67,6 +70,12 @@ def _print_version(value: bool) -> None:
 @app.callback()
 def _root(
     *,
+    debug: bool = typer.Option(
+        False, "--debug", help="Show the traceback of an error, as TIDESIM_DEBUG=1 does."
+    ),
+    quiet: bool = typer.Option(
+        False, "--quiet", help="Print the answer and errors alone: no progress, no asides."
+    ),
     version: bool = typer.Option(
         False,
         "--version",
@@ -75,17 +84,39 @@ def _root(
         is_eager=True,
     ),
 ) -> None:
-    pass
+    _shown.debug = debug
+    err.quiet = quiet
+
+
+class _Shown:
+    """What the root's options ask for; a command line is one per process."""
+
+    debug = False
+
+
+_shown = _Shown()
 
 
 def main() -> None:
-    """Run the command line; errors made on purpose end in one sentence and status 2."""
+    """Run the command line; an error ends in one sentence, not in a traceback."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(
+            stream, io.TextIOWrapper
+        ):  # a name that the terminal cannot write is no fault
+            stream.reconfigure(errors="backslashreplace")
     try:
         app()
     except TidesimError as error:
-        if os.environ.get("TIDESIM_DEBUG"):
-            raise
-        typer.echo(f"tidesim: {error}", err=True)
-        sys.exit(2)
+        _end(error, str(error), status=2)
     except KeyboardInterrupt:
         sys.exit(130)
+    except Exception as error:  # noqa: BLE001 (a fault of ours)
+        what = " ".join(f"{type(error).__name__}: {error}".split())
+        _end(error, f"a fault of tidesim ({what}); please report it with --debug", status=3)
+
+
+def _end(error: Exception, sentence: str, *, status: int) -> None:
+    if _shown.debug or os.environ.get("TIDESIM_DEBUG"):
+        raise error
+    typer.echo(f"tidesim: {sentence}", err=True)
+    sys.exit(status)

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 from rich.box import SIMPLE_HEAD
+from rich.cells import cell_len
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -244,8 +245,23 @@ def print_table(
     *,
     caption: str = "",
     texts: Sequence[int] = (0,),
+    aside: bool = False,
 ) -> None:
-    """Print a table; `texts` says which columns are text, the others are right-aligned numbers."""
+    """Print a table.
+
+    Parameters
+    ----------
+    title : str
+    columns : sequence of str
+    rows : iterable of sequence of str
+    caption : str
+    texts : sequence of int
+        Which columns are text; the others are right-aligned numbers.
+    aside : bool
+        Not the answer itself: --quiet leaves it out.
+    """
+    if aside and err.quiet:
+        return
     table = Table(
         title=Text(title),  # a name in it may look like markup
         caption=caption or None,
@@ -254,13 +270,20 @@ def print_table(
         padding=(0, 1, 0, 0),
         pad_edge=False,
     )
+    rows = list(rows)
     for number, column in enumerate(columns):
         text = number in texts
         justify: Literal["left", "right"] = "left" if text else "right"
-        table.add_column(column, justify=justify, overflow="fold", no_wrap=text)
+        width = _widest_word([column, *(row[number] for row in rows)])
+        table.add_column(column, justify=justify, overflow="fold", no_wrap=text, min_width=width)
     for row in rows:
         table.add_row(*map(Text, row))
     out.print(table)
+
+
+def _widest_word(cells: Iterable[str]) -> int:
+    """Return the columns that keep words and numbers whole, within reason."""
+    return min(24, max(cell_len(word) for cell in cells for word in cell.split() or [""]))
 
 
 def print_pairs(title: str, pairs: Iterable[tuple[str, str]]) -> None:
@@ -271,6 +294,11 @@ def print_pairs(title: str, pairs: Iterable[tuple[str, str]]) -> None:
     for pair in pairs:
         table.add_row(*map(Text, pair))
     out.print(table)
+
+
+def tell(text: str) -> None:
+    """Say on stderr what is not the answer; --quiet leaves it out."""
+    err.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
 def progress(*, rate: str | None = None) -> Progress:

@@ -18,6 +18,7 @@ from tidesim.cli.common import (
     print_json,
     print_pairs,
     progress,
+    tell,
 )
 from tidesim.engines import get_engine
 from tidesim.errors import SettingError
@@ -125,6 +126,10 @@ def generate(
     Example: tidesim generate --prompt "def main(" --gen-length 96 --temperature 0.7
 
     Example: tidesim generate --prompt "def main(" --policy tide --interval 4 --budget 16 --verify
+
+    JSON: tokens, steps, seconds, passes, blocks, tokens_per_s, window, text; with offloading:
+    backend, engine, policy, promotion, budgets, promotions, hit_rate, counters, identical,
+    verification.
     """
     from tidesim.runtime import checkpoint as files  # noqa: PLC0415
     from tidesim.runtime.decode import decode  # noqa: PLC0415
@@ -165,13 +170,12 @@ def generate(
         print_json(answer)
     else:
         typer.echo(f"{prompt}{text}" if text is not None else " ".join(map(str, decoded.tokens)))
-        typer.echo(
+        tell(
             f"{len(decoded.tokens)} tokens, {decoded.steps} steps, {decoded.seconds:.2f} s, "
-            f"{answer['tokens_per_s']:.1f} tokens/s",
-            err=True,
+            f"{answer['tokens_per_s']:.1f} tokens/s"
         )
         if run is not None:
-            offloading.tell(run, verification)
+            offloading.report(run, verification)
     if verification is not None and not verification.explained:
         raise typer.Exit(1)
 
@@ -205,6 +209,8 @@ def capture(
     """Decode prompts and record which experts every token of every pass used.
 
     Example: tidesim capture --prompts my-prompts.jsonl --out my-trace.parquet
+
+    JSON: trace, requests, tokens, steps, passes, decode_s, record_s, overhead.
     """
     from tidesim.runtime.device import set_up_torch  # noqa: PLC0415
 

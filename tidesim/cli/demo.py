@@ -72,7 +72,12 @@ def demo(
     ] = Path("demo-out"),
     json: Json = False,
 ) -> None:
-    """Capture a trace, solve for an A100, simulate, compare with baselines, write a report."""
+    """Capture a trace, solve for an A100, simulate, compare with baselines, write a report.
+
+    Example: tidesim demo --out demo-out
+
+    JSON: trace, schedule, report, interval, tokens_per_s.
+    """
     from tidesim import demo as job  # noqa: PLC0415 (imports torch and plotly)
     from tidesim.runtime.checkpoint import load_tokenizer  # noqa: PLC0415
 

@@ -30,7 +30,12 @@ app = typer.Typer(help="Look into machine profiles; measure this machine.", no_a
 
 @app.command("list")
 def list_profiles(*, json: Json = False) -> None:
-    """List the bundled machines."""
+    """List the bundled machines.
+
+    Example: tidesim hardware list
+
+    JSON: hardware.
+    """
     profiles = [load_profile(name) for name in profile_names()]
     rows = [{"name": profile.name, **count_kinds(profile)} for profile in profiles]
     if json:
@@ -50,7 +55,12 @@ def show(
     set_: Overrides = None,
     json: Json = False,
 ) -> None:
-    """Show every number of a machine with its kind and source."""
+    """Show every number of a machine with its kind and source.
+
+    Example: tidesim hardware show a100-40gb-pcie4-xeon48 --set link.h2d_bytes_per_s=5e10
+
+    JSON: name, sha256, values.
+    """
     profile = read_profile(name, set_)
     rows = describe(profile)
     if json:
@@ -86,7 +96,12 @@ def measure_machine(
     ] = None,
     json: Json = False,
 ) -> None:
-    """Measure this machine and write its profile."""
+    """Measure this machine and write its profile.
+
+    Example: tidesim hardware measure --model tide-tiny --out box.toml
+
+    JSON: name, file, model, measured, datasheet, estimated.
+    """
     from tidesim.runtime.backends import make_backend  # noqa: PLC0415
     from tidesim.runtime.measure import check_measurable, measure  # noqa: PLC0415
 

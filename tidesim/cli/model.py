@@ -31,7 +31,12 @@ app = typer.Typer(
 
 @app.command("list")
 def list_models(*, json: Json = False) -> None:
-    """List the models known by name, where their sizes come from and what is unverified."""
+    """List the models known by name, where their sizes come from and what is unverified.
+
+    Example: tidesim model list
+
+    JSON: models.
+    """
     rows = [
         _sizes(MODELS[known.name]) | {"source": known.source, "unverified": known.unverified}
         for known in KNOWN_MODELS
@@ -111,6 +116,9 @@ def memory(
     """Say what a model takes of the GPU's memory, by purpose; with --memory-gb, what fits.
 
     Example: tidesim model memory llada2.0-mini --budget 64,128 --engine tide-reference
+
+    JSON: model, unverified, dtype, engine, window, prompt_tokens, gen_length, batch,
+    memory_bytes, rows.
     """
     spec = _with_dtype(load_model_spec(name), dtype)
     chosen = get_engine(engine)

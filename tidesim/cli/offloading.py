@@ -13,6 +13,7 @@ from tidesim.cli.common import (
     read_schedule,
     read_trace,
     share,
+    tell,
 )
 from tidesim.errors import SettingError
 from tidesim.model_spec import ModelSpec, load_model_spec
@@ -244,13 +245,12 @@ def describe(run: "Offloaded", verification: "Verification | None") -> dict[str,
     return answer
 
 
-def tell(run: "Offloaded", verification: "Verification | None") -> None:
+def report(run: "Offloaded", verification: "Verification | None") -> None:
     """Say on stderr what moved, and whether it changed anything."""
     counters = run.counters
-    typer.echo(
+    tell(
         f"{run.policy} on engine {run.engine}, backend {run.backend}: "
-        f"{share(counters.hit_rate)} hits, {counters.promotions:,} promotions",
-        err=True,
+        f"{share(counters.hit_rate)} hits, {counters.promotions:,} promotions"
     )
     if verification is None:
         return
@@ -258,10 +258,7 @@ def tell(run: "Offloaded", verification: "Verification | None") -> None:
         what = "tokens and routing" if verification.logits_equal is None else (
             "tokens, routing and logits"
         )  # fmt: skip
-        typer.echo(
-            f"identical: {what} of {verification.passes} passes are those without offloading",
-            err=True,
-        )
+        tell(f"identical: {what} of {verification.passes} passes are those without offloading")
         return
     verdict = "not identical, but a near-tie explains it" if verification.explained else (
         "NOT identical to the run without offloading"

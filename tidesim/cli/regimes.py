@@ -62,6 +62,8 @@ def regimes(
 
     Example: tidesim regimes tide-tiny-mixed --hardware a100-40gb-pcie4-xeon48 --budget 16
     --sizes llada2.0-mini --out regimes.html
+
+    JSON: cells, marks, requests, budgets, engine, hardware, sizes, provenance, report.
     """
     if out is not None:
         check_writable(out)

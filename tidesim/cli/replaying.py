@@ -80,6 +80,10 @@ def replay(
     """Run a schedule for real with random weights: any model's sizes, the trace's routing.
 
     Example: tidesim replay schedule.json tide-tiny-mixed --requests 0 --out measured.parquet
+
+    JSON: policy, engine, promotion, interval, backend, machine, sizes, provenance, seconds,
+    budgets, repeat_s, passes, steps, step_ms, hit_rate, promotions, counters, busy, split,
+    measured.
     """
     if repeats < 1:
         raise SettingError(f"--repeats is {repeats} but must be at least 1")

@@ -50,6 +50,8 @@ def report(
     """Draw what each resource does in some steps, with the critical path and the counters.
 
     Example: tidesim report run.json --out report.html --block 5 --steps 4:8
+
+    JSON: report, request, block, steps, operations, seconds, critical_path.
     """
     from tidesim.report.extract import extract  # noqa: PLC0415 (imports networkx)
     from tidesim.report.timeline_page import write_timeline_page  # noqa: PLC0415 (imports plotly)

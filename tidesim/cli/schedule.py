@@ -35,8 +35,16 @@ class Runtime(StrEnum):
 
 
 @app.command("schema")
-def schema() -> None:
-    """Print the JSON Schema of schedule files."""
+def schema(*, json: Json = False) -> None:
+    """Print the JSON Schema of schedule files; --json puts it on one line.
+
+    Example: tidesim schedule schema
+
+    JSON: $defs, additionalProperties, description, properties, required, title, type.
+    """
+    if json:
+        print_json(json_schema())
+        return
     typer.echo(json_lib.dumps(json_schema(), indent=1))
 
 
@@ -52,6 +60,9 @@ def show(
     """Show a schedule: what it was made for, what it predicts, and every layer's steps and slots.
 
     Example: tidesim schedule show schedule.json --out schedule.html
+
+    JSON: format, version, tool_version, model, sizes, trace, profile, engine, policy, settings,
+    promotion, steps, interval, layers, memory_bytes, predictions, solver.
     """
     if page is not None and page.resolve() == file.resolve():
         raise SettingError(f"--out {page} is the schedule itself; name another file for the page")
@@ -122,6 +133,8 @@ def export(
     """Print the settings of another runtime that come closest, and what they lose.
 
     Example: tidesim schedule export schedule.json --to tide
+
+    JSON: to, jump_steps, max_gpu_experts_per_layer, lost.
     """
     knobs = to_tide(load_schedule(file))
     if json:

@@ -77,6 +77,9 @@ def sensitivity(
 
     Example: tidesim sensitivity tide-tiny-mixed --hardware a100-40gb-pcie4-xeon48 --budget 16
     --sizes llada2.0-mini --out tornado.html
+
+    JSON: best, tokens_per_s, by, swings, requests, budgets, engine, hardware, sizes, provenance,
+    report.
     """
     if out is not None:
         check_writable(out)
@@ -146,5 +149,6 @@ def _print(trace: str, found: Sensitivity) -> None:
             ]
             for swing in found.swings
         ],
+        texts=(0, 1),
         caption=f"changes of {best}'s tokens/s; then fastest: where it is another",
     )

@@ -119,6 +119,13 @@ def simulate(
 
     Example: tidesim simulate tide-tiny-mixed --hardware a100-40gb-pcie4-xeon48 --policy tide
     --interval 4 --budget 16 --sizes llada2.0-mini
+
+    JSON: policy, engine, hardware, hardware_kinds, sizes, provenance, interval, promotion, batch,
+    budgets, trained_on, is_bound, knows_future, memory, seconds, tokens, blocks, steps, passes,
+    hits, misses, promotions, evictions, streams, refreshes, h2d_bytes_by_purpose,
+    d2h_bytes_by_purpose, busy, waited, critical, trace_sha256, profile_sha256, tokens_per_s,
+    seconds_per_block, hit_rate, h2d_bytes, d2h_bytes, exposed_copy_s, exposed_cpu_s, host_sync_s,
+    bottleneck, step_ms, split, method, gains.
     """
     time_passes = get_method(method)
     if timeline is not None:
@@ -280,6 +287,9 @@ def compare(
 
     Example: tidesim compare tide-tiny-mixed --hardware a100-40gb-pcie4-xeon48 --budget 16
     --formulations uniform,free --promotions blocking,background
+
+    JSON: rows, bounds, chosen, best, gap, solver, schedules, requests, skipped, engine, hardware,
+    sizes, provenance.
     """
     profile = read_profile(hardware, set_)
     comparison = compare_policies(

@@ -102,6 +102,12 @@ def solve(
 
     Example: tidesim solve tide-tiny-mixed --hardware a100-40gb-pcie4-xeon48 --budget 16
     --sizes llada2.0-mini --formulation free --out schedule.json
+
+    JSON: status, interval, budget, budgets, refresh_steps, most_promotions, promotion,
+    objective_s, bound_s, gap, seconds, solver_seconds, rounds, formulation, backend, train_tokens_per_s,
+    heldout_tokens_per_s, simulated_s_per_block, difference, unfilled, variables, constraints,
+    sizes, provenance, hardware, message, schedule; judged: best_fixed_interval,
+    best_fixed_tokens_per_s, hindsight_tokens_per_s, regret.
     """
     check_writable(out)
     solved = optimize(
@@ -150,6 +156,7 @@ def _print(trace: str, answer: dict[str, Any]) -> None:
         ],
         caption="seconds per block on the training requests; the closed form's objective is what "
         "offloading adds per block and layer",
+        aside=True,
     )
     shown = {
         key: value for key, value in answer.items() if not isinstance(value, list) and value != ""

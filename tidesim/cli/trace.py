@@ -11,7 +11,6 @@ from tidesim.cli.common import (
     Split,
     TraceName,
     check_writable,
-    err,
     integers,
     number,
     print_json,
@@ -19,6 +18,7 @@ from tidesim.cli.common import (
     print_table,
     read_trace,
     share,
+    tell,
 )
 from tidesim.errors import FormatError
 from tidesim.model_spec import load_model_spec
@@ -35,7 +35,13 @@ synthesis.register(app)
 
 @app.command("info")
 def info(trace: TraceName, *, json: Json = False) -> None:
-    """Say what a trace holds, and check every row of it."""
+    """Say what a trace holds, and check every row of it.
+
+    Example: tidesim trace info tide-tiny-mixed
+
+    JSON: model, provenance, requests, passes, blocks, steps_per_block, tokens, routing, sha256,
+    checkpoint_sha256, source, settings, seed, tool_version.
+    """
     summary = trace_info(read_trace(trace))
     if json:
         print_json(summary)
@@ -77,6 +83,11 @@ def stats(
     """Measure how stable routing is between denoise steps.
 
     Example: tidesim trace stats tide-tiny-mixed --lags 0,1,2,5 --budgets 8,16,32
+
+    JSON: model, provenance, window, masked_at_most, num_experts, top_k, requests, blocks, passes,
+    steps_per_block, distinct_experts, cosine, jaccard, token_overlap, hit_ratio, between_blocks,
+    popularity, single_token_share, masked, decoded, just_decoded, by_layer; of both windows:
+    windows.
     """
     chosen_lags = integers(lags, "--lags") or ()
     chosen_budgets = integers(budgets, "--budgets")
@@ -98,7 +109,7 @@ def stats(
         try:
             both[Window.FULL] = measure(Window.FULL)
         except FormatError as error:  # such as a trace without commit passes
-            err.print(f"window full is left out: {error}", markup=False)
+            tell(f"window full is left out: {error}")
     first = both[window or Window.BLOCK]
     if plot:
         block = both.get(Window.BLOCK) or measure(Window.BLOCK)
@@ -165,6 +176,8 @@ def import_(
     """Make a trace from what another project recorded; nothing is unpickled or skipped silently.
 
     Example: tidesim trace import moe_trace.csv --from llama.cpp --model config.json --out t.parquet
+
+    JSON: file, model, mixture_layers, requests, passes, source, settings.
     """
     asked = {
         "tokens_per_pass": tokens_per_pass,

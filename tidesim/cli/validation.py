@@ -122,6 +122,11 @@ def validate(
     """Run the schedule and other configurations for real and compare with their predictions.
 
     Example: tidesim validate schedule.json tide-tiny-mixed --hardware box.toml --out report.html
+
+    JSON: counters_match, run_error, mean_run_error, pass_mape, p90_error, kendall_tau,
+    repeat_spread, pass_spread, passed, failures, tolerances, configurations, calibrated,
+    worst_passes, machine, backend, hardware, sizes, provenance, trace_sha256, profile_sha256,
+    skipped, not_run, report.
     """
     for path in (out, save_profile_to):
         if path is not None:

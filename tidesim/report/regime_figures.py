@@ -1,5 +1,6 @@
 """The regime map as a figure and a page: where interval refresh pays, where static residents do."""
 
+from html import escape
 from math import log2
 from pathlib import Path
 
@@ -63,7 +64,7 @@ def regime_figure(regimes: RegimeMap) -> go.Figure:
         figure.add_scatter(
             x=[_at(mark.cpu_bytes_per_s)],
             y=[_at(mark.link_bytes_per_s)],
-            name=mark.hardware,
+            name=escape(mark.hardware),
             mode="markers",
             marker={
                 "symbol": MARKERS[number % len(MARKERS)],

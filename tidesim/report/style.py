@@ -1,5 +1,6 @@
 """Colours and layout shared by every figure."""
 
+from html import escape
 from zlib import crc32
 
 import plotly.graph_objects as go
@@ -54,7 +55,7 @@ def new_figure(title: str, *, x: str, y: str) -> go.Figure:
     axis = {"gridcolor": _GRID, "zerolinecolor": _GRID, "linecolor": _INK, "ticks": "outside"}
     return go.Figure(
         layout={
-            "title": {"text": title, "x": 0.02},
+            "title": {"text": escape(title), "x": 0.02},  # plotly takes some HTML
             "xaxis": axis | {"title": {"text": x}},
             "yaxis": axis | {"title": {"text": y}},
             "font": {"color": _INK, "family": "system-ui, sans-serif", "size": 13},
@@ -77,7 +78,7 @@ def add_line(
     figure.add_scatter(
         x=list(points),
         y=list(points.values()),
-        name=name,
+        name=escape(name),
         mode="lines+markers",
         line={"color": SERIES[series % len(SERIES)], "dash": DASHES[style % len(DASHES)]},
         marker={"symbol": MARKERS[style % len(MARKERS)], "size": 8},

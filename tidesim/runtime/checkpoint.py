@@ -4,8 +4,10 @@ Files are memory-mapped. A tensor whose dtype already fits is used where it lies
 experts of a layer are copied once, into their bank.
 """
 
+import errno
 import hashlib
 import json
+import os
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -23,6 +25,7 @@ from tidesim.model_config import MODEL_TYPE
 from tidesim.model_spec import ModelSpec, load_model_spec, read_config
 from tidesim.resources import atomic_path, find_checkpoint, sha256_file, write_text
 from tidesim.runtime.model import TORCH_DTYPES, Transformer
+from tidesim.strict import short
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 _FLOATS = {"F64", "F32", "F16", "BF16"}
@@ -49,8 +52,10 @@ def checkpoint_files(directory: Path) -> list[Path]:
         raise FormatError(f"{index}: weight_map is missing or not a table of file names")
     files = [directory / Path(name).name for name in sorted(set(names.values()))]
     for file in files:
-        if not file.is_file():
-            raise NotFoundError(f"{file}: missing, but {INDEX} names it; fetch the shard again")
+        if not os.path.isfile(file):  # noqa: PTH113 (False, not an error, for an impossible name)
+            raise NotFoundError(
+                f"{index}: names {short(file.name)}, which is missing; fetch the shard again"
+            )
     return files
 
 
@@ -153,6 +158,19 @@ def _check(
         sources[name].check(shape)
 
 
+def _check_count(
+    directory: Path, sources: dict[str, _Source], spec: ModelSpec, *, merged: bool
+) -> None:
+    """Refuse absurd sizes before anything of that size is made."""
+    least = spec.num_hidden_layers + (0 if merged else 3 * spec.num_experts * spec.moe_layers)
+    if len(sources) < least:
+        raise FormatError(
+            f"{directory}: holds {len(sources)} tensors, too few for the {spec.num_hidden_layers} "
+            f"layers and {spec.num_experts} experts that config.json describes; use the "
+            "config.json and weights of one model"
+        )
+
+
 def _read_bank(
     prefix: str, sources: dict[str, _Source], spec: ModelSpec, dtype: torch.dtype, device: str
 ) -> Tensor:
@@ -223,11 +241,12 @@ def load_model(
             "run; give a LLaDA2.0 checkpoint, or simulate this one's sizes with --sizes"
         )
     wanted = TORCH_DTYPES[dtype or spec.dtype]
-    with torch.device("meta"):
-        model = Transformer(spec)
     with ExitStack() as stack:
         sources = _open_all(checkpoint_files(root), stack)
         merged = any(name.endswith("mlp.experts.gate_proj") for name in sources)
+        _check_count(root, sources, spec, merged=merged)
+        with torch.device("meta"):
+            model = Transformer(spec)
         _check(root, sources, _expected(model, merged=merged))
         try:
             state = dict(_weights(model, sources, wanted, device, experts_on or device))
@@ -297,5 +316,19 @@ def save_checkpoint(model: Transformer, directory: Path, *, dtype: str) -> None:
         "pad_token_id": spec.eos_token_id,
     }
     write_text(directory / "config.json", json.dumps(config, indent=1) + "\n")
-    with atomic_path(directory / SINGLE) as temporary:
-        save_file(tensors, temporary, metadata={"format": "pt"})
+    write_tensors(tensors, directory / SINGLE, metadata={"format": "pt"})
+
+
+def write_tensors(tensors: dict[str, Tensor], path: Path, *, metadata: dict[str, str]) -> None:
+    """Write a safetensors file whole or not at all.
+
+    Raises
+    ------
+    OutputError
+        The file cannot be written.
+    """
+    with atomic_path(path) as temporary:
+        try:
+            save_file(tensors, temporary, metadata=metadata)
+        except SafetensorError as error:  # it hides the OSError of a full disk
+            raise OSError(errno.ENOSPC, str(error)) from error

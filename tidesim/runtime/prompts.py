@@ -10,6 +10,7 @@ from tokenizers import Tokenizer
 from tidesim.errors import FormatError, NotFoundError, SettingError
 from tidesim.resources import data_dir
 from tidesim.runtime.decode import chat_markup
+from tidesim.strict import dotted, short_keys
 
 BUNDLED = "prompts.jsonl"
 Split = Literal["train", "heldout"]
@@ -65,7 +66,7 @@ class Prompt(BaseModel):
 
 def _first_reason(error: ValidationError) -> str:
     first = error.errors()[0]
-    where = ".".join(map(str, first["loc"]))
+    where = dotted(short_keys(first["loc"]))
     reason = first["msg"].removeprefix("Value error, ")
     return f"{where}: {reason}" if where else reason
 

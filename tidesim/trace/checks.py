@@ -48,17 +48,12 @@ def check_model(model: ModelSpec, source: str) -> None:
     Raises
     ------
     FormatError
-        No mixture layers, or more experts than an id can number.
+        No mixture layers.
     """
     if model.moe_layers < 1:
         raise FormatError(
             f"{source}: model {model.name} has no mixture layers, so there is no routing to "
             "trace; give a mixture-of-experts model"
-        )
-    if model.num_experts > 1 << 16:
-        raise FormatError(
-            f"{source}: model {model.name} has {model.num_experts} experts, but an expert id has "
-            f"16 bits; at most {1 << 16} experts can be traced"
         )
 
 

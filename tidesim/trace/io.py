@@ -16,8 +16,9 @@ import pyarrow.parquet as pq
 from pydantic import ValidationError
 
 from tidesim import resources
-from tidesim.errors import FormatError, OutputError
+from tidesim.errors import FormatError
 from tidesim.model_spec import ModelSpec
+from tidesim.strict import dotted, reason, short_keys
 from tidesim.trace.arrow import SCHEMA, batch_from_rows, check_schema, rows_from_batch
 from tidesim.trace.checks import OrderCheck, check_meta, check_model, check_rows
 from tidesim.trace.passes import Pass, Trace, TraceMeta
@@ -27,6 +28,7 @@ FORMAT = "tidesim-trace"
 VERSION = 1
 GROUP_ROWS = 256
 GROUP_BYTES = 8 << 20
+LARGEST_GROUP_BYTES = 128 << 20  # of what others write: one is held in memory
 
 
 class TraceWriter:
@@ -132,10 +134,7 @@ class TraceWriter:
         try:
             yield
         except OSError as error:
-            raise OutputError(
-                f"{self.path}: cannot be written ({error.strerror or error}); "
-                "free space there or choose another folder"
-            ) from error
+            raise resources.not_written(self.path, error) from error
 
 
 class _AbandonedError(Exception):
@@ -181,6 +180,7 @@ def load_trace(name_or_path: str | Path) -> Trace:
             entries, schema = file.metadata.metadata or {}, file.schema_arrow
         meta = _read_meta(entries, str(path))
         check_schema(schema, str(path))
+        _check_groups(file.metadata, str(path))
         if not file.metadata.num_rows:
             raise FormatError(f"{path}: holds no passes; capture at least one request")
     return Trace(meta, _FilePasses(path, meta), sha256=resources.sha256_file(path))
@@ -217,6 +217,20 @@ class _FilePasses:
         order.finish(self.meta)
 
 
+def _check_groups(stored: Any, source: str) -> None:
+    """Refuse a row group that does not fit in memory, however small it is when compressed."""
+    for number in range(stored.num_row_groups):
+        group = stored.row_group(number)
+        columns = (group.column(at) for at in range(group.num_columns))
+        values = max(column.num_values for column in columns)
+        num_bytes = max(group.total_byte_size, values)
+        if num_bytes > LARGEST_GROUP_BYTES:
+            raise FormatError(
+                f"{source}: row group {number} holds {num_bytes} bytes, more than "
+                f"{LARGEST_GROUP_BYTES}; write it again in smaller row groups"
+            )
+
+
 def _batches(file: Any, path: Path) -> Iterator[Any]:
     for group in range(file.num_row_groups):
         batches = file.iter_batches(batch_size=GROUP_ROWS, row_groups=[group])
@@ -241,9 +255,8 @@ def _damage_named(path: Path) -> Iterator[None]:
     try:
         yield
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-        reason = str(error).splitlines()[0].rstrip(".") if str(error) else type(error).__name__
         raise FormatError(
-            f"{path}: cannot be read as Parquet ({reason}); the file is truncated, damaged or "
+            f"{path}: cannot be read as Parquet ({reason(error)}); the file is truncated, damaged or "
             "not a trace: copy or capture it again"
         ) from None
 
@@ -267,7 +280,7 @@ def _read_meta(entries: dict[bytes, bytes], source: str) -> TraceMeta:
         meta = TraceMeta.model_validate_json(entries[b"meta"])
     except ValidationError as error:
         first = error.errors()[0]
-        key = ".".join(map(str, ("meta", *first["loc"])))
+        key = dotted(short_keys(("meta", *first["loc"])))
         raise FormatError(
             f"{source}: {key}: {first['msg']} (got {str(first.get('input'))[:60]!r}); "
             "repair the metadata or capture the trace again"

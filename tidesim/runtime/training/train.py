@@ -14,12 +14,12 @@ import numpy as np
 import torch
 import typer
 from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from tidesim.errors import SettingError
 from tidesim.model_spec import ModelSpec
 from tidesim.resources import atomic_path
+from tidesim.runtime.checkpoint import write_tensors
 from tidesim.runtime.model import Transformer
 from tidesim.runtime.training.corpus import (
     EOS,
@@ -132,8 +132,7 @@ class Run:
     def save(self, path: Path) -> None:
         """Write the state as safetensors, whole or not at all."""
         metadata = {"step": str(self.step), "recipe": json.dumps(asdict(self.recipe))}
-        with atomic_path(path) as temporary:
-            save_file(self.state(), temporary, metadata=metadata)
+        write_tensors(self.state(), path, metadata=metadata)
 
     def restore(self, path: Path) -> None:
         """Read a state that `save` wrote.

@@ -5,6 +5,7 @@ Dimension letters: L mixture layers, K experts per token, E experts.
 
 from collections.abc import Callable
 from pathlib import Path
+from tokenize import TokenError
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,10 @@ import numpy.typing as npt
 
 from tidesim.errors import FormatError, NotFoundError
 from tidesim.model_spec import ModelSpec
+from tidesim.strict import reason
 from tidesim.trace.importers.recording import Ints, Sheet
+
+LONGEST_HEADER = 10_000  # bytes; numpy itself trusts no longer one
 
 
 def load_npy(path: Path, axes: tuple[str, str, str]) -> npt.NDArray[Any]:
@@ -23,25 +27,36 @@ def load_npy(path: Path, axes: tuple[str, str, str]) -> npt.NDArray[Any]:
     NotFoundError, FormatError
         No such file, or not such an array; nothing is unpickled.
     """
+    words = f"an npy array [{', '.join(axes)}] of numbers"
     try:
-        array = np.load(path, allow_pickle=False, mmap_mode="r")
+        _check_start(path, words)
+        array: npt.NDArray[Any] = np.load(path, allow_pickle=False, mmap_mode="r")
     except FileNotFoundError:
         raise NotFoundError(f"{path}: no such file; give the npy file that was recorded") from None
-    except (OSError, ValueError, EOFError) as error:
-        reason = str(error).splitlines()[0].rstrip(".") if str(error) else type(error).__name__
+    except FormatError:
+        raise
+    except (OSError, ValueError, EOFError, TypeError, OverflowError, TokenError) as error:
         raise FormatError(
-            f"{path}: not a plain npy array ({reason}); tidesim never unpickles, so load it where "
+            f"{path}: not a plain npy array ({reason(error)}); tidesim never unpickles, so load it where "
             "it was recorded and write it with numpy.save"
         ) from None
-    words = f"an npy array [{', '.join(axes)}] of numbers"
-    if not isinstance(array, np.ndarray):
-        array.close()
-        raise FormatError(f"{path}: an archive of arrays, not {words}; save the one array alone")
     if array.ndim != 3 or array.dtype.kind not in "iuf" or not array.size:
         raise FormatError(
             f"{path}: holds {array.dtype} of shape {list(array.shape)}, not {words}; save that"
         )
     return array
+
+
+def _check_start(path: Path, words: str) -> None:
+    """Refuse an archive, and a header too long to be one, before numpy reads it."""
+    with path.open("rb") as file:
+        start = file.read(12)
+    if start.startswith(b"PK"):
+        raise FormatError(f"{path}: an archive of arrays, not {words}; save the one array alone")
+    width = 2 if start[6:7] == b"\x01" else 4
+    length = int.from_bytes(start[8 : 8 + width], "little")
+    if start.startswith(b"\x93NUMPY") and length > LONGEST_HEADER:
+        raise FormatError(f"{path}: its header is too long for {words}; save that alone")
 
 
 def check_size(got: int, needed: int, words: str, model: ModelSpec, source: str) -> None:

@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tidesim.errors import FormatError, NotFoundError
+from tidesim.strict import reason
 from tidesim.trace.arrow import read_list
 from tidesim.trace.importers.arrays import check_size
 from tidesim.trace.importers.recording import ImportOptions, Ints, Recording
@@ -97,7 +98,6 @@ class _Tokens:
         return column.values.reshape(-1, self._top_k).astype(np.int64)
 
     def _unreadable(self, error: Exception) -> FormatError:
-        reason = str(error).splitlines()[0].rstrip(".") if str(error) else type(error).__name__
         return FormatError(
-            f"{self.path}: cannot be read as routing of a layer ({reason}); copy it again"
+            f"{self.path}: cannot be read as routing of a layer ({reason(error)}); copy it again"
         )

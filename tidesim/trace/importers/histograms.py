@@ -24,6 +24,7 @@ from tidesim.trace.importers.recording import (
 )
 from tidesim.trace.importers.tables import LARGEST, layer_index
 
+LAST_STEP = 32767  # a trace counts steps in 16 bits
 Cells = dict[int, dict[int, Ints]]  # pass: mixture layer: counts
 
 
@@ -49,6 +50,11 @@ def read(path: Path, options: ImportOptions) -> Recording:
             "block compute the same positions; give the rows of one block"
         )
     first, last = min(cells), max(cells)
+    if last - first > LAST_STEP:
+        raise FormatError(
+            f"{path}: passes are {first} to {last}, but a block has at most {LAST_STEP + 1} steps; "
+            "give the passes of one block"
+        )
     sheets = [
         Sheet(
             place=f"pass {at}",
