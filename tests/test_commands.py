@@ -45,6 +45,10 @@ LINES = (
     ("compare", SMALL, *A100, "--intervals", "2,4"),
     ("regimes", SMALL, *A100, "--intervals", "2"),
     ("sensitivity", SMALL, *A100, "--intervals", "2"),
+    ("whatif", SMALL, *A100, "--policy", "lru", "--set", "link.h2d_bytes_per_s=x2"),
+    ("sweep", "grid.toml", "--out", "r.parquet", "--workers", "1"),
+    ("trace", "synth", "--model", "tide-tiny", "--requests", "1", "--gen-length", "8",
+     "--seed", "0", "--out", "s.parquet"),
     ("generate", "--prompt", "import os", "--gen-length", "16"),
     ("generate", "--prompt", "import os", "--gen-length", "16", "--policy", "lru", "--budget", "8"),
     ("capture", "--prompts", "prompts.jsonl", "--gen-length", "16", "--out", "t.parquet"),
@@ -52,7 +56,17 @@ LINES = (
     ("replay", "schedule.json", SMALL, "--layers", "1", "--repeats", "1", "--force",
      "--out", "m.parquet"),
 )  # fmt: skip
-DEAR = {"tidesim demo", "tidesim validate"}  # test_wheel.py and test_cli_validate.py run them
+# test_wheel.py, test_cli_validate.py, test_reproduce.py and test_cli_synth.py run them.
+DEAR = {"tidesim demo", "tidesim validate", "tidesim reproduce", "tidesim trace fit"}
+
+GRID = """
+format = "tidesim-grid"
+version = 1
+traces = ["small.parquet"]
+hardware = ["a100-40gb-pcie4-xeon48"]
+budgets = [8]
+policies = ["lru"]
+"""
 
 
 def name_of(line):
@@ -114,6 +128,7 @@ def parsed(tidesim, monkeypatch):
 def workplace(tmp_path_factory):
     folder = tmp_path_factory.mktemp("commands")
     (folder / "prompts.jsonl").write_text('{"text": "import os"}\n')
+    (folder / "grid.toml").write_text(GRID)
     rows = [f"{layer},{expert}" for _ in range(2) for layer in range(1, 5) for expert in range(4)]
     (folder / "moe.csv").write_text("\n".join(rows) + "\n")
     trace = load_trace(TRACE)

@@ -16,6 +16,8 @@ def reproduce(*, json: Json = False) -> None:
     """Predict the TIDE paper's throughputs, and what the same machines could do; a few minutes.
 
     Example: tidesim reproduce --json
+
+    JSON: rows, ratios, fitted_costs_s, provenance.
     """
     found = run_reproduction()
     if json:

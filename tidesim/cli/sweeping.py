@@ -48,6 +48,8 @@ def sweep(
     """Simulate, or solve for a schedule, at every point of a grid.
 
     Example: tidesim sweep notebooks/grid.toml --out r.parquet --workers 2
+
+    JSON: out, points, failed, computed, seconds, points_per_s.
     """
     check_writable(out)
     with ExitStack() as stack:

@@ -75,6 +75,8 @@ def synth(
     """Draw a synthetic trace whose routing behaves as measurements of the model say.
 
     Example: tidesim trace synth --model llada2.0-mini --requests 2 --gen-length 256 --out m.parquet
+
+    JSON: trace, model, provenance, workload, seed, requests, passes, blocks.
     """
     trace = synthesize(
         *_parameters_and_model(parameters, model),
@@ -145,6 +147,8 @@ def fit_(
     """Fit the parameters of synthetic traces to a captured trace; takes minutes.
 
     Example: tidesim trace fit tide-tiny-mixed --out tiny.toml
+
+    JSON: parameters, loss, routing, targets.
     """
     check_writable(out)
     start, seen, effort = parameters_of(

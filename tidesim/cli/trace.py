@@ -86,7 +86,7 @@ def stats(
 
     JSON: model, provenance, window, masked_at_most, num_experts, top_k, requests, blocks, passes,
     steps_per_block, distinct_experts, cosine, jaccard, token_overlap, hit_ratio, between_blocks,
-    popularity, single_token_share, masked, decoded, just_decoded, by_layer; of both windows:
+    popularity, popularity_in_block, single_token_share, masked, decoded, just_decoded, by_layer; of both windows:
     windows.
     """
     chosen_lags = integers(lags, "--lags") or ()

@@ -83,6 +83,8 @@ def whatif(
 
     Example: tidesim whatif tide-tiny-mixed --hardware a100-40gb-pcie4-xeon48 --policy tide
     --interval 4 --budget 16 --sizes llada2.0-mini --set link.h2d_bytes_per_s=x1.5 --out whatif.html
+
+    JSON: base, changed, speedup, differences, split, report.
     """
     wanted = read_steps(steps)
     if out is not None:
