@@ -133,6 +133,19 @@ def test_formats_of_single_tokens_keep_their_experts(tmp_path):
         assert imported(path, form, tmp_path)[1][0].experts is not None
 
 
+def test_a_vllm_buffer_of_all_layers_has_zeros_for_the_dense_ones(tmp_path):
+    stream = routed(4).transpose(1, 0, 2).astype(np.int16)
+    every = np.concatenate([np.zeros_like(stream[:, :1]), stream], axis=1)
+
+    (alone, passes), (whole, others) = (
+        imported(write(tmp_path / f"{number}.npy", array), "vllm", tmp_path)
+        for number, array in enumerate((stream, every))
+    )
+
+    assert whole.meta.model == alone.meta.model
+    assert [p.experts.tolist() for p in others] == [p.experts.tolist() for p in passes]
+
+
 def test_blocks_follow_each_other_behind_prompt_and_context(tmp_path):
     ids = routed(11)
     path = write(tmp_path / "t.npy", ids.transpose(1, 0, 2).astype(np.int16))
@@ -368,6 +381,8 @@ COUNTS = np.stack([histogram(routed(4, seed)) for seed in range(2)]).astype(np.f
         ("vllm", STREAM[:, :1], "holds 1 mixture layers, but small has 2"),
         ("vllm", STREAM[..., :1], "holds 1 experts per token, but small has 2"),
         ("vllm", STREAM.astype(float), "holds float64, but expert ids are integers"),
+        ("vllm", np.concatenate([STREAM, STREAM[:, :1]], 1), "layer 0 is dense in small but has"),
+        ("moe-infinity", changed(COUNTS.astype(float), (1, 0, 3), 1e300), "[1, 0, 3] is 1e+300"),
         ("vllm", STREAM[0], "shape [2, 2], not an npy array [tokens, mixture layers, top-k]"),
         ("vllm", STREAM[:0], "shape [0, 2, 2], not an npy array"),
         ("moe-infinity", STREAM > 0, "holds bool of shape"),

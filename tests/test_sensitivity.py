@@ -9,7 +9,7 @@ import tidesim.cli.sensitivity as command
 from tidesim.contest import Contest
 from tidesim.errors import SettingError
 from tidesim.report.sensitivity_figures import tornado_figure, write_sensitivity_page
-from tidesim.sensitivity import sensitivity
+from tidesim.sensitivity import Remake, remakes_of, sensitivity
 from tidesim.simulate import simulate
 from tidesim.trace.synth.parameters import load_parameters
 from tidesim.trace.synth.vary import variables, varied
@@ -85,7 +85,9 @@ def test_what_turns_the_answer_round_is_named():
 
 def test_statistics_of_a_trace_swing_too():
     found = sensitivity(
-        fixed_trace(), A100, **SETTINGS, remakes=[("seed", 10.0, lambda at: fixed_trace(seed=int(at)))]
+        fixed_trace(), A100, **SETTINGS, remakes=[
+            Remake(name="seed", value=10.0, trace_at=lambda at: fixed_trace(seed=int(at)))
+        ]
     )  # fmt: skip
 
     swing = next(one for one in found.swings if one.name == "seed")
@@ -140,6 +142,12 @@ def test_numbers_of_a_synthetic_process_can_be_changed_one_at_a_time():
         assert changed == ({name} if value else set())
     beyond = varied(parameters, "1 - context_keep", 2.0)
     assert beyond.routing.context_keep.value == 0
+    draws = {each.name: each for each in remakes_of(parameters, lambda changed: changed)}
+    assert draws["1 - masked_keep"].tried(1.2) == 1.0
+    assert "repeat_share" not in draws  # 0 in this file
+    for name, each in draws.items():
+        at = each.tried(0.9 * each.value)
+        assert variables(each.trace_at(0.9 * each.value))[name] == at
 
 
 def test_a_model_instead_of_a_trace_draws_its_own_and_changes_their_numbers(

@@ -223,7 +223,8 @@ def test_mixed_takes_workloads_in_turn_and_holds_the_last_of_four_turns_out():
     infos = draw(requests=16, gen_length=1).meta.requests
 
     assert [info.prompt_kind for info in infos] == list(MINI.workloads) * 4
-    assert [info.split for info in infos] == ["train"] * 12 + ["heldout"] * 4
+    heldout = [info.request for info in infos if info.split == "heldout"]
+    assert heldout == [3, 6, 9, 12]  # one of every four, and one of every workload
 
 
 # ── files and errors ─────────────────────────────────────────────────────────────────────────────

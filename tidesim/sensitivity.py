@@ -27,18 +27,21 @@ class Input:
     Attributes
     ----------
     name : str
-        Key of the profile, or statistic of the trace.
+        Key of the profile, or number of a synthetic trace's process.
     kind : str
         How it is known: measured, datasheet or estimated; synthetic for a trace's.
     value : float
     at : callable
         How fast every candidate is where it has another value.
+    tried : callable
+        What is tried for a value, within the number's range.
     """
 
     name: str
     kind: str
     value: float
     at: Callable[[float], Standing]
+    tried: Callable[[float], float]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,7 +53,7 @@ class Swing:
     name, kind, value
         As `Input`.
     low, high : float
-        The two values tried; a share is never tried above 1.
+        The two values tried, within the number's range.
     at_low, at_high, base : Standing
         Of all candidates there, and with the value as given.
     """
@@ -138,10 +141,28 @@ class Sensitivity:
         }
 
 
-def remakes_of(
-    parameters: Parameters, draw: Callable[[Parameters], Trace]
-) -> list[tuple[str, float, Callable[[float], Trace]]]:
-    """Return the numbers of a synthetic process to change, for `sensitivity`.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Remake:
+    """A number of a synthetic trace's process.
+
+    Attributes
+    ----------
+    name : str
+    value : float
+    trace_at : callable
+        Makes the trace at another value.
+    tried : callable
+        What is tried for a value, within the number's range.
+    """
+
+    name: str
+    value: float
+    trace_at: Callable[[float], Trace]
+    tried: Callable[[float], float] = float
+
+
+def remakes_of(parameters: Parameters, draw: Callable[[Parameters], Trace]) -> list[Remake]:
+    """Return the numbers of a synthetic process that are not 0.
 
     Parameters
     ----------
@@ -153,8 +174,11 @@ def remakes_of(
     def remade(name: str, value: float) -> Trace:
         return draw(varied(parameters, name, value))
 
+    def tried(name: str, value: float) -> float:
+        return variables(varied(parameters, name, value))[name]
+
     return [
-        (name, value, partial(remade, name))
+        Remake(name=name, value=value, trace_at=partial(remade, name), tried=partial(tried, name))
         for name, value in variables(parameters).items()
         if value > 0
     ]
@@ -169,7 +193,7 @@ def sensitivity(
     engine: str | Engine = "tidesim",
     sizes: ModelSpec | None = None,
     intervals: Sequence[int] = INTERVALS,
-    remakes: Sequence[tuple[str, float, Callable[[float], Trace]]] = (),
+    remakes: Sequence[Remake] = (),
     by: float = BY,
 ) -> Sensitivity:
     """Change every number that a run needs, one at a time, and see what the answer does.
@@ -178,8 +202,8 @@ def sensitivity(
     ----------
     trace, profile, budget, memory_bytes, engine, sizes, intervals
         As `Contest.of`.
-    remakes : sequence of (str, float, callable)
-        Statistics of a synthetic trace: name, value, and what makes the trace at another value.
+    remakes : sequence of Remake
+        Numbers of a synthetic trace's process, to be changed as well.
     by : float
         Share, above 0 and below 1.
 
@@ -204,12 +228,13 @@ def sensitivity(
     inputs = [*_numbers(contest, profile)]
     inputs += [
         Input(
-            name=name,
+            name=each.name,
             kind="synthetic",
-            value=value,
-            at=partial(_remade, contest_of, make, profile),
+            value=each.value,
+            at=partial(_remade, contest_of, each.trace_at, profile),
+            tried=each.tried,
         )
-        for name, value, make in remakes
+        for each in remakes
     ]
     swings = [_swing(one, base, by=by) for one in inputs]
     return Sensitivity(
@@ -230,7 +255,12 @@ def _numbers(contest: Contest, profile: HardwareProfile) -> Iterator[Input]:
             kind=profile.kind_of(key),
             value=profile.value(key),
             at=partial(_overridden, contest, profile, key),
+            tried=_share if key.endswith("_factor") else float,
         )
+
+
+def _share(value: float) -> float:
+    return min(value, 1.0)
 
 
 def _overridden(contest: Contest, profile: HardwareProfile, key: str, value: float) -> Standing:
@@ -247,9 +277,7 @@ def _remade(
 
 
 def _swing(one: Input, base: Standing, *, by: float) -> Swing:
-    low, high = one.value * (1 - by), one.value * (1 + by)
-    if one.name.endswith("_factor"):
-        high = min(high, 1.0)
+    low, high = one.tried(one.value * (1 - by)), one.tried(one.value * (1 + by))
     return Swing(
         name=one.name,
         kind=one.kind,

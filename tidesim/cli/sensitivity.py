@@ -1,6 +1,5 @@
 """``tidesim sensitivity``: which inputs move the answer."""
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
@@ -28,7 +27,7 @@ from tidesim.cli.simulation import Engine
 from tidesim.contest import INTERVALS
 from tidesim.errors import SettingError
 from tidesim.model_spec import load_model_spec
-from tidesim.sensitivity import BY, Sensitivity, remakes_of
+from tidesim.sensitivity import BY, Remake, Sensitivity, remakes_of
 from tidesim.sensitivity import sensitivity as find_sensitivity
 from tidesim.trace.passes import Trace
 from tidesim.trace.synth.generate import synthesize
@@ -108,10 +107,7 @@ def sensitivity(
     _print(name, found)
 
 
-Remakes = list[tuple[str, float, Callable[[float], Trace]]]
-
-
-def _routing(trace: str | None, model: str | None) -> tuple[Trace, Remakes]:
+def _routing(trace: str | None, model: str | None) -> tuple[Trace, list[Remake]]:
     """Return the trace, and what of it can be made anew at other values.
 
     Raises

@@ -19,13 +19,13 @@ from tidesim.cli.common import (
     read_trace,
 )
 from tidesim.errors import SettingError
-from tidesim.model_spec import load_model_spec
+from tidesim.model_spec import ModelSpec, load_model_spec
 from tidesim.trace.io import save_trace
 from tidesim.trace.passes import Kind, Pass, Trace
 from tidesim.trace.synth.fit import ROUNDS, Fitted, fit
 from tidesim.trace.synth.generate import synthesize
 from tidesim.trace.synth.observed import parameters_of
-from tidesim.trace.synth.parameters import MIXED, load_parameters, save_parameters
+from tidesim.trace.synth.parameters import MIXED, Parameters, load_parameters, save_parameters
 
 
 def register(app: typer.Typer) -> None:
@@ -107,7 +107,9 @@ def synth(
     print_pairs("synthetic trace", [(key, str(value)) for key, value in answer.items()])
 
 
-def _parameters_and_model(parameters: str | None, model: str | None) -> tuple[Any, Any]:
+def _parameters_and_model(
+    parameters: str | None, model: str | None
+) -> tuple[Parameters, ModelSpec]:
     if model is None and parameters is None:
         raise SettingError("give --model, such as llada2.0-mini, or --parameters")
     if model is None:

@@ -160,7 +160,7 @@ def count_sheets(
     Raises
     ------
     FormatError
-        A value is no count, or a layer counts other tokens than the first.
+        A value is no count. A layer that counts other tokens than most is None in its sheet.
     """
     check_size(array.shape[2], model.num_experts, "experts", model, source)
     dense = model.first_k_dense_replace if array.shape[1] == model.num_hidden_layers else 0
@@ -175,12 +175,13 @@ def _count_sheet(
     entry: npt.NDArray[Any], number: int, dense: int, model: ModelSpec, source: str, *,
     by_request: bool,
 ) -> Sheet:  # fmt: skip
-    wrong = np.argwhere(~(np.isfinite(entry) & (entry >= 0) & (entry == np.floor(entry))))
+    whole = np.isfinite(entry) & (entry >= 0) & (entry < 2**31) & (entry == np.floor(entry))
+    wrong = np.argwhere(~whole)
     if wrong.size:
         index = ", ".join(map(str, (number, *wrong[0])))
         raise FormatError(
-            f"{source}: [{index}] is {entry[tuple(wrong[0])]}, but counts are whole numbers, 0 or "
-            "more; save the counts as they were recorded"
+            f"{source}: [{index}] is {entry[tuple(wrong[0])]}, but counts are whole numbers from 0 "
+            "to 2**31 - 1; save the counts as they were recorded"
         )
     counts = entry.astype(np.int64)
     if counts[:dense].any():

@@ -229,7 +229,7 @@ def _request_passes(
             raise FormatError(
                 f"{source}: {item.place} computes {item.tokens} tokens after {tokens} in the same "
                 "block, but all steps of a block compute the same positions; give "
-                "--steps-per-block and --prompt-tokens as they were recorded"
+                "--steps-per-block, --prompt-tokens and --first-tokens as they were recorded"
             )
         if item.experts is None and item.counts is None:
             continue

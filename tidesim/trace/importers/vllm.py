@@ -1,4 +1,7 @@
-"""vLLM's ``routed_experts``: an npy array [tokens, mixture layers, top-k] of expert ids."""
+"""vLLM's ``routed_experts``: an npy array [tokens, layers, top-k] of expert ids.
+
+The layers are the mixture layers, or all hidden layers with zeros for the dense ones.
+"""
 
 from pathlib import Path
 
@@ -22,6 +25,13 @@ def read(path: Path, options: ImportOptions) -> Recording:
     array = load_npy(path, ("tokens", "mixture layers", "top-k"))
     if array.dtype.kind == "f":
         raise FormatError(f"{path}: holds {array.dtype}, but expert ids are integers; save those")
+    dense = model.first_k_dense_replace if array.shape[1] == model.num_hidden_layers else 0
+    if array[:, :dense].any():
+        raise FormatError(
+            f"{path}: layer 0 is dense in {model.name} but has expert ids; give the --model that "
+            "was recorded"
+        )
+    array = array[:, dense:]
     check_size(array.shape[1], model.moe_layers, "mixture layers", model, source)
     check_size(array.shape[2], model.num_experts_per_tok, "experts per token", model, source)
     position = 0

@@ -28,7 +28,7 @@ def figures(trace: Trace) -> dict[str, float]:
         As `trace_stats`.
     """
     trace = Trace(trace.meta, list(trace))  # looked at three times, and drawing it is slow
-    late = trace.meta.model.block_length // _LATE_SHARE
+    late = max(1, trace.meta.model.block_length // _LATE_SHARE)
     views = {
         "block": trace_stats(trace, window=Window.BLOCK, lags=LAGS),
         "late": trace_stats(trace, window=Window.BLOCK, lags=LAGS, masked_at_most=late),

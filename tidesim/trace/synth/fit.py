@@ -109,13 +109,19 @@ def fit(
     return best
 
 
+_LACKING = 10.0  # tolerances by which a statistic that a trace does not show counts as missed
+
+
 def _evaluate(parameters: Parameters, model: ModelSpec, effort: Effort) -> Fitted:
     native = model.block_length
     lengths = dict.fromkeys([native, *(t.block_length or native for t in parameters.targets)])
     found = {length: _figures(parameters, model, effort, length) for length in lengths}
     return Fitted(
         parameters,
-        tuple(found[t.block_length or native][t.figure] for t in parameters.targets),
+        tuple(
+            found[t.block_length or native].get(t.figure, t.value + _LACKING * t.tolerance)
+            for t in parameters.targets
+        ),
         tuple(found[native].get(_BY_LAYER.format(n), 0.0) for n in range(model.moe_layers)),
     )
 

@@ -18,7 +18,7 @@ from tidesim.trace.synth.process import (
     request_biases,
 )
 
-_HELDOUT_EVERY = 4  # in the last of so many requests of a workload
+_HELDOUT_EVERY = 4  # of so many requests one is held out, each time of another workload
 
 
 def synthesize(
@@ -88,7 +88,7 @@ def _workloads(parameters: Parameters, workload: str) -> list[str]:
 
 def _check(requests: int, gen_length: int, seed: int, block_length: int) -> None:
     for name, value, low, high in (
-        ("block_length", block_length, 1, 1024),
+        ("block_length", block_length, 1, 256),
         ("requests", requests, 1, 1_000_000),
         ("gen_length", gen_length, 1, 1_000_000),
         ("seed", seed, 0, (1 << 63) - 1),
@@ -137,7 +137,7 @@ def _request_info(
     turn, place = divmod(request, len(names))
     mean = parameters.workloads[names[place]].prompt_tokens
     low = max(1, mean // 2)
-    heldout = turn % _HELDOUT_EVERY == _HELDOUT_EVERY - 1
+    heldout = (turn + place) % _HELDOUT_EVERY == _HELDOUT_EVERY - 1
     return RequestInfo(
         request=request,
         prompt_kind=names[place],

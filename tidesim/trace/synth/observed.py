@@ -124,9 +124,10 @@ def _mean_prompt(trace: Trace, kind: str) -> float:
 
 def _spread(found: dict[str, float], model: ModelSpec, name: str) -> Spread:
     names = [f"late.by_layer.{n}.distinct_experts.mean" for n in range(model.moe_layers)]
+    shown = all(name in found for name in names)
     return Spread(
         value=(1.0,) * model.moe_layers,
-        distinct_experts=tuple(round(found[each], 3) for each in names),
+        distinct_experts=tuple(round(found[each], 3) for each in names) if shown else (),
         fitted_to=f"distinct experts of every layer in late steps of {name}",
     )
 

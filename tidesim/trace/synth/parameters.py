@@ -58,6 +58,9 @@ class Spread(Strict):
         if not all(0 <= factor <= 100 for factor in self.value):
             msg = "must be factors from 0 to 100"
             raise ValueError(msg)
+        if not any(self.value):
+            msg = "must have a factor above 0"
+            raise ValueError(msg)
         if self.distinct_experts and len(self.distinct_experts) != len(self.value):
             msg = "must have as many distinct_experts as factors, or none"
             raise ValueError(msg)

@@ -4,6 +4,7 @@ from tidesim.trace.synth.parameters import Deviation, Parameters
 
 TOKENS = "tokens_per_forward"
 _DRIFT = "1 - "
+_AS_IT_IS = ("repeat_share",)  # a share of tokens, no correlation
 
 
 def variables(parameters: Parameters) -> dict[str, float]:
@@ -15,7 +16,7 @@ def variables(parameters: Parameters) -> dict[str, float]:
     found = {}
     for name in type(parameters.routing).model_fields:
         number = getattr(parameters.routing, name)
-        if isinstance(number, Deviation):
+        if isinstance(number, Deviation) or name in _AS_IT_IS:
             found[name] = number.value
         else:
             found[_DRIFT + name] = 1 - number.value
@@ -39,7 +40,9 @@ def varied(parameters: Parameters, name: str, value: float) -> Parameters:
         }
         return parameters.model_copy(update={"workloads": workloads})
     field = name.removeprefix(_DRIFT)
-    kept = min(1.0, max(0.0, 1 - value)) if name.startswith(_DRIFT) else value
-    number = getattr(parameters.routing, field).model_copy(update={"value": kept})
+    number = getattr(parameters.routing, field)
+    most = number.value + value if isinstance(number, Deviation) else 1.0
+    kept = min(most, max(0.0, 1 - value if name.startswith(_DRIFT) else value))
+    number = number.model_copy(update={"value": kept})
     routing = parameters.routing.model_copy(update={field: number})
     return parameters.model_copy(update={"routing": routing})
