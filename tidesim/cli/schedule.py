@@ -83,7 +83,7 @@ def show(
         texts=(0, 1, 3),
     )
     if page is not None:
-        out.print(f"the page is {page}", highlight=False, markup=False)
+        out.print(f"the page is {page}", highlight=False, markup=False, soft_wrap=True)
 
 
 def _row(layer: LayerSchedule, plan: Schedule) -> list[str]:

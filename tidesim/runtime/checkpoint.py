@@ -25,7 +25,7 @@ from tidesim.model_config import MODEL_TYPE
 from tidesim.model_spec import ModelSpec, load_model_spec, read_config
 from tidesim.resources import atomic_path, find_checkpoint, sha256_file, write_text
 from tidesim.runtime.model import TORCH_DTYPES, Transformer
-from tidesim.strict import short
+from tidesim.strict import dotted, reason, short, short_keys
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 _FLOATS = {"F64", "F32", "F16", "BF16"}
@@ -102,11 +102,12 @@ def _open_all(files: list[Path], stack: ExitStack) -> dict[str, _Source]:
             names = list(file.keys())
         except (SafetensorError, OSError, ValueError) as error:
             raise FormatError(
-                f"{path}: not a whole safetensors file ({error}); fetch it again"
+                f"{path}: not a whole safetensors file ({reason(error)}); fetch it again"
             ) from None
         for name in names:
             if name in sources:
-                raise FormatError(f"{path}: {name} is also in {sources[name].path.name}")
+                shown = dotted(short_keys([name]))
+                raise FormatError(f"{path}: {shown} is also in {sources[name].path.name}")
             sources[name] = _Source(file, name, path)
     return sources
 
@@ -150,8 +151,9 @@ def _check(
     for found, what in ((missing, "is missing"), (extra, "is not part of the model")):
         if found:
             more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
+            shown = dotted(short_keys(found[:1]))
             raise FormatError(
-                f"{directory}: tensor {found[0]}{more} {what} that config.json describes; "
+                f"{directory}: tensor {shown}{more} {what} that config.json describes; "
                 "use the config.json and weights of one model"
             )
     for name, shape in expected.items():
@@ -275,7 +277,7 @@ def load_tokenizer(directory: str | Path) -> Tokenizer:
     try:
         return Tokenizer.from_file(str(path))
     except Exception as error:  # noqa: BLE001 (tokenizers raises bare Exception)
-        raise FormatError(f"{path}: not a fast tokenizer file ({error})") from None
+        raise FormatError(f"{path}: not a fast tokenizer file ({reason(error)})") from None
 
 
 def save_checkpoint(model: Transformer, directory: Path, *, dtype: str) -> None:

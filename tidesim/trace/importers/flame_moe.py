@@ -20,6 +20,7 @@ from tidesim.trace.importers.recording import ImportOptions, Ints, Recording
 from tidesim.trace.importers.tokens import cut
 
 BATCH_ROWS = 65_536
+UNREADABLE = (pa.ArrowException, OSError, UnicodeDecodeError)
 _NAME = re.compile(r"layer_(\d+)\.parquet")
 
 
@@ -62,11 +63,12 @@ class _Tokens:
         self._held = np.zeros((0, top_k), dtype=np.int64)
         try:
             file = pq.ParquetFile(path)
-        except (pa.ArrowException, OSError) as error:
+            names = file.schema_arrow.names
+            self._batches = file.iter_batches(batch_size=BATCH_ROWS, columns=["indices"])
+        except UNREADABLE as error:
             raise self._unreadable(error) from None
-        if "indices" not in file.schema_arrow.names:
+        if "indices" not in names:
             raise FormatError(f"{path}: column indices is missing; give the routing of a layer")
-        self._batches = file.iter_batches(batch_size=BATCH_ROWS, columns=["indices"])
 
     def take(self, count: int) -> Ints:
         """Return the next rows, [T, K], fewer at the end."""
@@ -81,7 +83,7 @@ class _Tokens:
         try:
             batch = next(self._batches, None)
             lists = None if batch is None else batch.column(0).cast(pa.list_(pa.int32()))
-        except (pa.ArrowException, OSError) as error:
+        except UNREADABLE as error:
             raise self._unreadable(error) from None
         return None if lists is None else self._rows(lists)
 
