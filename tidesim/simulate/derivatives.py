@@ -9,7 +9,14 @@ from tidesim.simulate.fast import run_fast
 
 STEP = 0.1
 _COPIES = ("h2d", "d2h", "h2d_pageable", "d2h_pageable")
-_CALLS = ("gpu_expert_call_s", "cpu_expert_call_s", "copy_call_s", "sync_s", "decide_s")
+_CALLS = (
+    "gpu_expert_call_s",
+    "cpu_expert_call_s",
+    "copy_call_s",
+    "expert_copy_call_s",
+    "sync_s",
+    "decide_s",
+)
 
 
 def parts(profile: HardwareProfile, engine: str) -> dict[str, tuple[str, ...]]:
