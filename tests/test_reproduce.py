@@ -92,7 +92,14 @@ def test_ratios_compare_tide_with_the_others_of_its_model_and_budget(tidesim, ok
             row(SOLVED, published=4.0, predicted=5.0),
             row("fiddler", published=2.0, predicted=2.0),
             row("fiddler", published=1.0, predicted=1.0, budget=128),
-            row(SOLVED, published=None, predicted=9.0, bottleneck="gpu"),
+            row("mixtral-offload", published=None, predicted=9.0, gen_lengths=(1024,)),
+            row(
+                "tide, background",
+                published=None,
+                predicted=9.0,
+                bottleneck="gpu",
+                engine="tidesim",
+            ),
         ),
         costs_s={"expert_call_s": 1e-4},
     )
@@ -103,5 +110,6 @@ def test_ratios_compare_tide_with_the_others_of_its_model_and_budget(tidesim, ok
     assert ok("reproduce") == json.loads(json.dumps(found.to_json(), allow_nan=False))
     status, out, _ = tidesim("reproduce")
     assert status == 0
-    for said in ("+25.0%", "9.00 (gpu)", "expert_call_s 0.100 ms"):
+    assert max(map(len, out.splitlines())) <= 80
+    for said in ("+25.0%", "1024", "9.00 (gpu)", "tokens/s", "expert_call_s 0.100 ms"):
         assert said in out

@@ -58,13 +58,21 @@ def _print(found: Reproduction) -> None:
             for ratio in found.ratios()
         ],
     )
+    for engine in dict.fromkeys(row.engine for row in found.rows):
+        _print_beyond(
+            engine, [row for row in found.rows if row.engine == engine and row.published is None]
+        )
+    costs = ", ".join(f"{name} {1e3 * cost:.3f} ms" for name, cost in found.costs_s.items())
+    out.print(f"fitted: {costs}", highlight=False)
+
+
+def _print_beyond(engine: str, rows: list[Row]) -> None:
     print_table(
-        "beyond the published rows, tokens per second",
-        ["policy", "engine", "model", "slots", "τ", "tokens", "block", "t/fwd", "predicted"],
+        f"beyond the published rows: engine {engine}",
+        ["policy", "model", "slots", "τ", "tokens", "block", "t/fwd", "tokens/s"],
         [
             [
                 row.policy,
-                row.engine,
                 row.model.removeprefix("llada2.0-"),
                 str(row.budget),
                 _interval(row),
@@ -73,13 +81,10 @@ def _print(found: Reproduction) -> None:
                 number(row.tokens_per_forward, 1),
                 number(row.predicted, 2) + (f" ({row.bottleneck})" if row.bottleneck else ""),
             ]
-            for row in found.rows
-            if row.published is None
+            for row in rows
         ],
         caption="t/fwd: tokens decoded per forward; 3.4 (mini) and 4.0 (flash) at threshold 0.95",
     )
-    costs = ", ".join(f"{name} {1e3 * cost:.3f} ms" for name, cost in found.costs_s.items())
-    out.print(f"fitted: {costs}", highlight=False)
 
 
 def _interval(row: Row) -> str:
