@@ -37,7 +37,7 @@ TIERS: tuple[set[str], ...] = (
     {"engines", "hardware_write", "latency", "memory", "overrides", "schedule"},
     {"gpu_work", "hardware", "trace"},
     {"hardware_schema", "model_spec"},
-    {"known_models", "model_config", "resources", "strict"},
+    {"known_models", "model_config", "processes", "resources", "strict"},
     {"errors", ""},  # "" is tidesim/__init__.py: the version, no imports
 )
 # Who may import what others may not.

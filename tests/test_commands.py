@@ -46,6 +46,8 @@ LINES = (
     ("regimes", SMALL, *A100, "--intervals", "2"),
     ("sensitivity", SMALL, *A100, "--intervals", "2"),
     ("whatif", SMALL, *A100, "--policy", "lru", "--set", "link.h2d_bytes_per_s=x2"),
+    ("plan", "--model", "llada2.0-mini", "--trace", SMALL, "--hardware", A100[1], "--memory", "3.45",
+     "--no-upgrades", "--out", "plan.html"),
     ("sweep", "grid.toml", "--out", "r.parquet", "--workers", "1"),
     ("trace", "synth", "--model", "tide-tiny", "--requests", "1", "--gen-length", "8",
      "--seed", "0", "--out", "s.parquet"),

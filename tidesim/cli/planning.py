@@ -15,12 +15,13 @@ from tidesim.cli.common import (
     print_table,
     progress,
     read_trace,
+    shown_late,
     tell,
     to_bytes,
 )
 from tidesim.cli.simulation import Engine
 from tidesim.cli.solving import Formulation
-from tidesim.errors import SettingError
+from tidesim.errors import NotFoundError, SettingError
 from tidesim.hardware import HardwareProfile, load_profile, profile_names
 from tidesim.model_spec import ModelSpec, load_model_spec
 from tidesim.overrides import overridden
@@ -92,6 +93,9 @@ def plan(
     ] = None,
     set_: Overrides = None,
     formulation: Formulation = "layered",
+    gap: Annotated[
+        float, typer.Option("--gap", help="Relative gap at which a solution is good enough.")
+    ] = Method().gap,
     engine: Engine = "tidesim",
     years: Annotated[
         float, typer.Option("--years", help="Over which a purchase is written off.")
@@ -146,14 +150,14 @@ def plan(
         sizes=spec,
         engine=engine,
         formulation=formulation,
+        gap=gap,
         run_error=run_error,
         upgrades=upgrades,
         trace_name=trace or "",
     )
     names = profile_names() if hardware == ALL else hardware.split(",")
     machines = [_machine(name, set_, method) for name in names]
-    with progress() as bar:
-        task = bar.add_task("plan", total=None)
+    with shown_late(progress(), "plan") as update:
         found = make_plan(
             requests,
             machines,
@@ -162,16 +166,20 @@ def plan(
             method=method,
             assumed=Assumptions(years=years, use=use, usd_per_kwh=usd_per_kwh),
             workers=workers,
-            watch=lambda done, total: bar.update(task, completed=done, total=total),
+            watch=lambda done, total: update(completed=done, total=total),
         )
     if out is not None:
         from tidesim.report.plan_page import write_plan_page  # noqa: PLC0415 (imports plotly)
 
         write_plan_page(out, found, trace=_trace_name(trace, spec))
+    written = {"report": out, "schedule": schedule}
     if schedule is not None:
-        _save(found, schedule)
+        if found.choice is None:
+            tell(f"nothing was chosen, so {schedule} is not written")
+            written["schedule"] = None
+        else:
+            save_schedule(found.choice.found.schedule, schedule)
     if json:
-        written = {"report": out, "schedule": schedule}
         paths = {name: str(path) if path else None for name, path in written.items()}
         print_json(found.to_json() | paths)
         return
@@ -188,9 +196,13 @@ def _requests(spec: ModelSpec, trace: str | None) -> Trace:
     """
     if trace is not None:
         return read_trace(trace)
-    return synthesize(
-        load_parameters(spec.name), spec, requests=REQUESTS, gen_length=GEN_LENGTH, seed=SEED
-    )
+    try:
+        process = load_parameters(spec.name)
+    except NotFoundError:
+        raise SettingError(
+            f"no synthetic routing of {spec.name} is known; give a trace with --trace"
+        ) from None
+    return synthesize(process, spec, requests=REQUESTS, gen_length=GEN_LENGTH, seed=SEED)
 
 
 def _machine(name: str, set_: list[str] | None, method: Method) -> HardwareProfile:
@@ -221,33 +233,16 @@ def _memory(text: str) -> tuple[int | None, ...]:
     return tuple(to_bytes(size, option="--memory") for size in sizes)
 
 
-def _save(found: Plan, path: Path) -> None:
-    """Write the schedule of the choice.
-
-    Raises
-    ------
-    SettingError
-        Nothing was chosen.
-    """
-    if found.choice is None:
-        raise SettingError(
-            f"no machine meets what was asked for, so there is no schedule for {path}; "
-            "ask for less, or leave --schedule out"
-        )
-    save_schedule(found.choice.found.schedule, path)
-
-
 def _print(found: Plan, trace: str) -> None:
     run = found.rows[0].found.result if found.rows else None
     if run is not None:
         tell(f"{trace}: {run.sizes} ({run.provenance}); one request at a time, simulated")
     print_table(
         "machines, the fastest first",
-        ["machine", "tokens/s", "band", "bound", "USD/Mtok", "Wh/Mtok", "meets"],
+        ["machine", "tok/s", "band", "bound", "USD/M", "meets"],
         [_cells(row) for row in found.rows],
-        texts=(0, 3, 6),
-        caption="USD and Wh per million tokens; prices are of the GPU unless the profile says "
-        "otherwise",
+        texts=(0, 3, 5),
+        caption="USD per million tokens; prices are of the GPU unless the profile says otherwise",
     )
     print_pairs("choice", list(_answers(found)))
 
@@ -260,7 +255,6 @@ def _cells(row: Row) -> list[str]:
         f"{band.low:,.0f}–{band.high:,.0f}",
         row.found.result.bottleneck,
         number(costs.usd_per_mtoken, 2),
-        number(costs.wh_per_mtoken, 0),
         row.meets or "–",
     ]
 
@@ -274,7 +268,9 @@ def _answers(found: Plan) -> list[tuple[str, str]]:
     ]
     if choice is not None and choice.best_upgrade is not None:
         best = choice.best_upgrade
-        answers.append(("helps it most", f"{best.name}: {100 * best.gain:+.1f} % tokens/s"))
+        answers.append(
+            ("helps it most", f"{best.name} twice as good: {100 * best.gain:+.1f} % tokens/s")
+        )
     answers += [
         ("not assessable", f"{hardware}: {', '.join(missing)} missing")
         for hardware, missing in found.not_assessable
@@ -289,11 +285,12 @@ def _answers(found: Plan) -> list[tuple[str, str]]:
 def _offer(row: Row) -> str:
     costs = row.costs
     ways = (
-        ("to buy", costs.price_usd, 0),
-        ("per hour owned", costs.owned_usd_per_h, 3),
-        ("per hour rented", costs.cloud_usd_per_h, 3),
+        ("USD to buy", costs.price_usd, 0),
+        ("USD per hour owned", costs.owned_usd_per_h, 3),
+        ("USD per hour rented", costs.cloud_usd_per_h, 3),
+        ("Wh per million tokens", costs.wh_per_mtoken, 0),
     )
     told = ", ".join(
-        f"{number(usd, digits)} USD {way}" for way, usd, digits in ways if usd is not None
+        f"{number(value, digits)} {what}" for what, value, digits in ways if value is not None
     )
     return f"{row.name}, {row.tokens_per_s:.1f} tokens/s; {told}"

@@ -1,12 +1,19 @@
 """``tidesim sweep``: every point of a grid, as rows of a Parquet file."""
 
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from tidesim.cli.common import Json, check_writable, number, print_json, print_pairs, progress
+from tidesim.cli.common import (
+    Json,
+    check_writable,
+    number,
+    print_json,
+    print_pairs,
+    progress,
+    shown_late,
+)
 from tidesim.sweep import Progress, Swept, load_grid
 from tidesim.sweep import sweep as run_sweep
 
@@ -52,15 +59,11 @@ def sweep(
     JSON: out, points, failed, computed, seconds, points_per_s.
     """
     check_writable(out)
-    with ExitStack() as stack:
-        bar = progress(rate="points/s")
-        task = bar.add_task("sweep", total=None)
+    with shown_late(progress(rate="points/s"), "sweep") as update:
 
         def watch(seen: Progress) -> None:
-            if not bar.live.is_started:  # nothing is shown before the grid is checked
-                stack.enter_context(bar)
             description = f"sweep, {seen.failed} failed" if seen.failed else "sweep"
-            bar.update(task, description=description, total=seen.total, completed=seen.computed)
+            update(description=description, total=seen.total, completed=seen.computed)
 
         swept = run_sweep(
             load_grid(grid),

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from tidesim.engines import get_engine
+from tidesim.errors import SettingError
 from tidesim.hardware import HardwareProfile
 from tidesim.latency import needed_keys
 from tidesim.model_spec import ModelSpec
@@ -45,6 +46,9 @@ class Method:
         As `optimize`.
     engine, formulation : str
         As `optimize`.
+    gap, time_limit_s : float
+        At which relative gap, and after how long, a solution is good enough; the band around a
+        prediction is far wider.
     promotions : tuple of str
         Each is solved for, and the one that is faster on the training requests taken; by default
         those that the engine and the formulation have.
@@ -54,15 +58,26 @@ class Method:
         Whether to solve for every upgrade as well.
     trace_name : str
         For the schedule file.
+
+    Raises
+    ------
+    SettingError
+        The run error is out of its range.
     """
 
     sizes: ModelSpec | None = None
     engine: str = "tidesim"
     formulation: str = "layered"
+    gap: float = 0.02
+    time_limit_s: float = 20.0
     promotions: tuple[str, ...] = ()
     run_error: float = RUN_ERROR
     upgrades: bool = True
     trace_name: str = ""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.run_error < 1e6:
+            raise SettingError(f"run error is {self.run_error} but must be a share of at least 0")
 
     def ways(self) -> tuple[str, ...]:
         """Return the promotions to solve for.
@@ -169,6 +184,8 @@ def _solved(trace: Trace, site: Site, method: Method, *, promotion: str) -> Opti
         memory_bytes=site.memory_bytes,
         sizes=method.sizes,
         formulation=method.formulation,
+        gap=method.gap,
+        time_limit_s=method.time_limit_s,
         promotion=promotion,
         trace_name=method.trace_name,
     )

@@ -1,4 +1,4 @@
-"""Upgrades: the same machine with one part twice as good."""
+"""Upgrades: the same machine with one part twice as good (a link generation doubles its rate)."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -72,8 +72,8 @@ def _memory(profile: HardwareProfile) -> dict[str, float]:
 
 
 PARTS = (
-    Part("next link generation", _link),
-    Part("twice the CPU cores", _cores),
-    Part("twice the GPU memory", _memory, memory=TWICE),
-    Part("twice the DRAM channels", _channels),
+    Part("link generation", _link),
+    Part("CPU cores", _cores),
+    Part("GPU memory", _memory, memory=TWICE),
+    Part("DRAM channels", _channels),
 )

@@ -5,8 +5,9 @@ from collections.abc import Sequence
 import plotly.graph_objects as go
 
 from tidesim.plan import Plan, Row
-from tidesim.report.style import color_of, new_figure
+from tidesim.report.style import INK, color_of, new_figure
 
+_TICKS = [digit * 10.0**power for power in range(-3, 5) for digit in (1, 2, 5)]
 _ROW_PIXELS, _FRAME_PIXELS = 30, 190
 # What a run waits for, in the colour of the resource; the link's are its copies to the GPU.
 _BOUNDS = {"gpu": "gpu", "cpu": "cpu", "link": "h2d", "host": "host"}
@@ -36,6 +37,7 @@ def speed_figure(found: Plan) -> go.Figure:
                 error_x={
                     "array": [row.found.band.high - row.tokens_per_s for row in rows],
                     "arrayminus": [row.tokens_per_s - row.found.band.low for row in rows],
+                    "color": INK,
                 },
                 orientation="h",
                 name=f"waits longest for: {bound}",
@@ -45,8 +47,9 @@ def speed_figure(found: Plan) -> go.Figure:
     if found.goal.tokens_per_s is not None:
         figure.add_vline(
             x=found.goal.tokens_per_s,
-            line={"dash": "dash", "color": "#808080"},
+            line={"dash": "dash", "color": INK},
             annotation_text=f"asked for: {found.goal.tokens_per_s:g}",
+            annotation_position="top",
         )
     return _by_machine(figure, found.rows)
 
@@ -74,8 +77,8 @@ def cost_figure(found: Plan) -> go.Figure:
             marker={"color": color_of(resource), "symbol": symbol, "size": 11},
             hovertemplate="%{text}<br>%{x:.4g} tokens/s, %{y:.3g} USD per million<extra>%{fullData.name}</extra>",
         )
-    figure.update_xaxes(type="log", dtick="D2")
-    figure.update_yaxes(type="log", dtick="D2")
+    figure.update_xaxes(type="log", tickvals=_TICKS)
+    figure.update_yaxes(type="log", tickvals=_TICKS)
     return figure.update_layout(hovermode="closest", height=460)
 
 

@@ -37,8 +37,13 @@ def write_plan_page(path: Path, found: Plan, *, trace: str) -> None:
 
 def _sections(found: Plan) -> Iterator[Section]:
     if found.rows:
-        yield Section("How fast", speed_figure(found), _band(found))
-        yield Section("Machines", table=_machines(found))
+        yield Section("How fast", speed_figure(found), _band(found), table=_speeds(found))
+        yield Section(
+            "The best schedules",
+            text="Found by the solver on the training requests; hits are token-expert pairs that "
+            "residents serve. All experts also take host memory.",
+            table=_schedules(found),
+        )
         yield Section("What it costs", cost_figure(found), _money(found), table=_prices(found))
     if any(row.found.upgrades for row in found.rows):
         yield Section(
@@ -80,7 +85,7 @@ def _lead(found: Plan) -> str:
     words = f"{asked[0].upper()}{asked[1:]}: the cheapest is {_told(choice)}."
     if choice.best_upgrade is not None:
         best = choice.best_upgrade
-        words += f" What would help it most: {best.name} ({100 * best.gain:+.1f} %)."
+        words += f" What would help it most, were it twice as good: {best.name} ({100 * best.gain:+.1f} %)."
     if sure is None:
         return f"{words} At the low end of its band, no machine does."
     return words if sure is choice else f"{words} To be sure even then: {_told(sure)}."
@@ -112,38 +117,56 @@ def _band(found: Plan) -> str:
     )
 
 
-def _machines(found: Plan) -> Table:
+def _speeds(found: Plan) -> Table:
     return Table(
         columns=[
-            "machine", "tokens/s", "low", "high", "measured, %", "meets", "block P50, s",
-            "block P95, s", "waits for", "promotion", "refresh every", "slots", "hits, %",
-            "host memory, GB",
+            "machine", "tokens/s", "low", "high", "measured, %", "meets", "block P50, s", "P95, s",
+            "waits for",
         ],
-        rows=[_machine(row) for row in found.rows],
-        chosen=None if found.choice is None else found.rows.index(found.choice),
+        rows=[
+            [
+                row.name,
+                row.tokens_per_s,
+                row.found.band.low,
+                row.found.band.high,
+                100 * row.found.band.measured,
+                row.meets or "–",
+                *row.found.block_s,
+                row.found.result.bottleneck,
+            ]
+            for row in found.rows
+        ],
+        chosen=_chosen(found),
     )  # fmt: skip
 
 
-def _machine(row: Row) -> list[str | float | None]:
-    run, band, (p50, p95) = row.found.result, row.found.band, row.found.block_s
+def _schedules(found: Plan) -> Table:
+    return Table(
+        columns=["machine", "refresh", "promotion", "slots", "hits, %", "host memory, GB"],
+        rows=[
+            [
+                row.name,
+                _refresh(row),
+                row.found.result.promotion if row.found.result.refreshes else "–",
+                sum(row.found.result.budgets),
+                100 * row.found.result.hit_rate,
+                row.found.host_bytes / 1e9,
+            ]
+            for row in found.rows
+        ],
+        chosen=_chosen(found),
+    )
+
+
+def _refresh(row: Row) -> str:
     interval = row.found.schedule.interval
-    refresh = f"{interval} steps" if interval else "by layer" if run.refreshes else "never"
-    return [
-        row.name,
-        row.tokens_per_s,
-        band.low,
-        band.high,
-        100 * band.measured,
-        row.meets or "–",
-        p50,
-        p95,
-        run.bottleneck,
-        run.promotion if run.refreshes else "–",
-        refresh,
-        sum(run.budgets),
-        100 * run.hit_rate,
-        row.found.host_bytes / 1e9,
-    ]
+    if interval:
+        return f"every {interval} steps"
+    return "by layer" if row.found.result.refreshes else "never"
+
+
+def _chosen(found: Plan) -> int | None:
+    return None if found.choice is None else found.rows.index(found.choice)
 
 
 def _money(found: Plan) -> str:
@@ -175,7 +198,7 @@ def _prices(found: Plan) -> Table:
             ]
             for row in found.rows
         ],
-        chosen=None if found.choice is None else found.rows.index(found.choice),
+        chosen=_chosen(found),
     )  # fmt: skip
 
 
@@ -192,7 +215,7 @@ def _upgrades(found: Plan) -> Table:
             ]
             for row, gain in zip(found.rows, gains, strict=True)
         ],
-        chosen=None if found.choice is None else found.rows.index(found.choice),
+        chosen=_chosen(found),
     )
 
 
