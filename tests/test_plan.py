@@ -33,7 +33,7 @@ from tidesim.plan.prices import HOURS_PER_YEAR, costs_of
 from tidesim.plan.rows import row_of
 from tidesim.plan.upgrades import PARTS
 from tidesim.policies.scheduled import follow
-from tidesim.report.plan_figures import cost_figure, memory_figure, speed_figure
+from tidesim.report.plan_figures import cost_figure, memory_figure, machines_figure
 from tidesim.report.plan_page import write_plan_page
 from tidesim.schedule import load_schedule
 from tidesim.simulate import prepare, run
@@ -93,6 +93,20 @@ def test_every_machine_and_memory_has_a_row_the_fastest_first(found):
         f"{A100}, 3.45 GB",
         f"{RTX4090}, 3.45 GB",
     }
+
+
+def test_a_memory_budget_that_is_the_whole_memory_is_assessed_once(trace):
+    whole = int(load_profile(RTX4090).value("gpu.memory_bytes"))
+
+    found = plan(
+        trace,
+        [load_profile(RTX4090)],
+        memory_bytes=(whole, None, whole),
+        method=replace(METHOD, upgrades=False),
+        workers=1,
+    )
+
+    assert [row.name for row in found.rows] == [RTX4090]
 
 
 def test_a_row_is_what_simulating_its_schedule_on_the_held_out_requests_says(found, trace):
@@ -492,7 +506,7 @@ def test_the_frame_has_the_rows(found):
 
 
 def test_figures_hold_every_row_with_its_band(found):
-    speeds = speed_figure(with_goal(found, tokens_per_s=30.0))
+    speeds = machines_figure(with_goal(found, tokens_per_s=30.0))
     bars = {
         name: (speed, more, less)
         for bar in speeds.data

@@ -150,10 +150,10 @@ def plan(
     goal, method, assumed = goal or Goal(), method or Method(), assumed or Assumptions()
     lacks = [method.missing(machine) for machine in machines]
     sites = [
-        Site(profile=one, memory_bytes=int(one.value("gpu.memory_bytes")) if size is None else size)
+        site
         for one, missing in zip(machines, lacks, strict=True)
         if not missing
-        for size in dict.fromkeys(memory_bytes)
+        for site in _sites(one, memory_bytes)
     ]
     done = _assessed(in_memory(trace), sites, method, workers=workers, watch=watch)
     found = [done[number] for number in range(len(sites))]
@@ -170,6 +170,13 @@ def plan(
         ),
         too_small=tuple(one for one in found if isinstance(one, TooSmall)),
     )
+
+
+def _sites(machine: HardwareProfile, memory_bytes: Sequence[int | None]) -> list[Site]:
+    """Return a machine with every memory budget once; None is all it has."""
+    there = int(machine.value("gpu.memory_bytes"))
+    sizes = dict.fromkeys(there if size is None else size for size in memory_bytes)
+    return [Site(profile=machine, memory_bytes=size) for size in sizes]
 
 
 def _assessed(

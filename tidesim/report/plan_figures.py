@@ -20,7 +20,7 @@ _PURPOSES = {
 }
 
 
-def speed_figure(found: Plan) -> go.Figure:
+def machines_figure(found: Plan) -> go.Figure:
     """Draw tokens per second of every machine with its band, coloured by what bounds it.
 
     Parameters

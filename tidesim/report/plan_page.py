@@ -8,7 +8,7 @@ from tidesim.plan import Plan, Row
 from tidesim.plan.band import CALL_SPREAD, RATE_SPREAD
 from tidesim.plan.upgrades import PARTS
 from tidesim.report.html import Section, Table, write_report
-from tidesim.report.plan_figures import cost_figure, memory_figure, speed_figure
+from tidesim.report.plan_figures import cost_figure, memory_figure, machines_figure
 
 
 def write_plan_page(path: Path, found: Plan, *, trace: str) -> None:
@@ -37,7 +37,7 @@ def write_plan_page(path: Path, found: Plan, *, trace: str) -> None:
 
 def _sections(found: Plan) -> Iterator[Section]:
     if found.rows:
-        yield Section("How fast", speed_figure(found), _band(found), table=_speeds(found))
+        yield Section("How fast", machines_figure(found), _band(found), table=_speeds(found))
         yield Section(
             "The best schedules",
             text="Found by the solver on the training requests; hits are token-expert pairs that "
