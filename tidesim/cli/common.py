@@ -213,8 +213,8 @@ def limits(most_promotions: str) -> tuple[int | None, ...]:
         ) from None
 
 
-def to_bytes(memory_gb: float | None) -> int | None:
-    """Convert ``--memory-gb``.
+def to_bytes(memory_gb: float | None, option: str = "--memory-gb") -> int | None:
+    """Convert ``--memory-gb``, or another `option`.
 
     Raises
     ------
@@ -224,7 +224,7 @@ def to_bytes(memory_gb: float | None) -> int | None:
     if memory_gb is None:
         return None
     if not 0 < memory_gb < 1e9:
-        raise SettingError(f"--memory-gb is {memory_gb} but must be a positive number of gigabytes")
+        raise SettingError(f"{option} is {memory_gb} but must be a positive number of gigabytes")
     return int(memory_gb * 1e9)
 
 
