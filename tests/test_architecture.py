@@ -24,7 +24,7 @@ TIERS: tuple[set[str], ...] = (
     {"report", "harness"},
     {"regimes", "reproduce", "sensitivity", "whatif"},
     {"validate", "calibrate", "configurations", "plan", "sweep", "compare"},
-    {"contest", "reference_runs"},
+    {"contest", "reference_runs", "variants"},
     {"optimize"},
     {"closed_form"},
     {"costs"},

@@ -203,6 +203,31 @@ def test_every_command_is_run_for_its_keys():
     assert {name_of(line) for line in LINES} | DEAR == LEAVES.keys()
 
 
+MACHINE = A100[:2]
+TAKE_A_MACHINE = (
+    *(line for line in LINES if "--hardware" in line),
+    ("hardware", "show", MACHINE[1]),
+    ("generate", "--prompt", "import os", "--policy", "lru", "--budget", "8", *MACHINE),
+    ("validate", "schedule.json", TRACE, *MACHINE),
+)
+
+
+@pytest.mark.parametrize("line", TAKE_A_MACHINE, ids=" ".join)
+def test_every_command_reads_what_ifs_of_its_machine(line, refused, workplace, monkeypatch):
+    monkeypatch.chdir(workplace)
+
+    assert "link.speed = 2.0 is no number of a profile" in refused(*line, "--set", "link.speed=2")
+
+
+def test_no_command_that_takes_a_machine_is_left_out():
+    options = {
+        name: {one for param in LEAVES[name].params for one in param.opts} for name in LEAVES
+    }
+    takes = {name for name in LEAVES if options[name] & {"--hardware", "--set"}}
+
+    assert takes == {name_of(line) for line in TAKE_A_MACHINE}
+
+
 SHOWN = [line for line in LINES if line[0] not in {"generate", "capture", "replay"}
          and line[:2] not in {("schedule", "schema"), ("hardware", "measure")}]  # fmt: skip
 

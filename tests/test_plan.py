@@ -33,7 +33,7 @@ from tidesim.plan.prices import HOURS_PER_YEAR, costs_of
 from tidesim.plan.rows import row_of
 from tidesim.plan.upgrades import PARTS
 from tidesim.policies.scheduled import follow
-from tidesim.report.plan_figures import cost_figure, memory_figure, machines_figure
+from tidesim.report.plan_figures import cost_figure, machines_figure, memory_figure
 from tidesim.report.plan_page import write_plan_page
 from tidesim.schedule import load_schedule
 from tidesim.simulate import prepare, run

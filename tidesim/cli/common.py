@@ -214,7 +214,7 @@ def limits(most_promotions: str) -> tuple[int | None, ...]:
 
 
 def to_bytes(memory_gb: float | None, option: str = "--memory-gb") -> int | None:
-    """Convert gigabytes of an option.
+    """Convert ``--memory-gb``, or another `option`.
 
     Raises
     ------

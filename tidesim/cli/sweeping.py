@@ -54,6 +54,9 @@ def sweep(
 ) -> None:
     """Simulate, or solve for a schedule, at every point of a grid.
 
+    Values of overrides are numbers, or texts as --set takes them. Where one of a key's values is a
+    text, the column of that key holds texts as the grid writes them, and numbers as Python does.
+
     Example: tidesim sweep notebooks/grid.toml --out r.parquet --workers 2
 
     JSON: out, points, failed, computed, seconds, points_per_s.

@@ -8,7 +8,7 @@ from tidesim.plan import Plan, Row
 from tidesim.plan.band import CALL_SPREAD, RATE_SPREAD
 from tidesim.plan.upgrades import PARTS
 from tidesim.report.html import Section, Table, write_report
-from tidesim.report.plan_figures import cost_figure, memory_figure, machines_figure
+from tidesim.report.plan_figures import cost_figure, machines_figure, memory_figure
 
 
 def write_plan_page(path: Path, found: Plan, *, trace: str) -> None:
