@@ -20,6 +20,7 @@ PATHS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 NAMES = (
     "01_from_trace_to_schedule",
     "02_what_if",
+    "03_capacity_planning",
     "04_validation",
     "05_write_your_own_policy",
 )
