@@ -13,10 +13,13 @@ NAMES = ("chromium", "chromium-browser", "google-chrome")
 NONE = f"no browser: playwright has none of its own, and none of {', '.join(NAMES)} is installed"
 # A chart lays itself out anew a moment after its page changes.
 SETTLED = """async () => {
-  const widths = () => [...document.querySelectorAll(".js-plotly-plot")].map(
-    plot => [plot.querySelector(".main-svg")?.getBoundingClientRect().width, plot.clientWidth]);
-  const wait = ms => new Promise(done => setTimeout(done, ms));
-  while (widths().some(([drawn, room]) => Math.abs(drawn - room) > 1 || !drawn)) await wait(20);
+  const settled = plot => Math.abs(
+    plot.querySelector(".main-svg")?.getBoundingClientRect().width - plot.clientWidth) <= 1;
+  const end = Date.now() + 20000;
+  while (![...document.querySelectorAll(".js-plotly-plot")].every(settled)) {
+    if (Date.now() > end) throw Error("a chart is not as wide as its place");
+    await new Promise(done => setTimeout(done, 20));
+  }
 }"""
 
 

@@ -24,15 +24,17 @@ from tidesim.trace.io import load_trace, save_trace
 from tidesim.trace.passes import Trace
 from tidesim.validate import validate
 
+pytestmark = pytest.mark.slow
+
 MACHINE, SIZES = "a100-40gb-pcie4-xeon48", "llada2.0-mini"
 # In an order in which each command finds what it reads; a page has the name of its file.
 LINES = """
 trace stats t.parquet --lags 1,2 --plot stats.html
 simulate t.parquet A100 --policy tide --interval 4 --timeline run.json
-report run.json --out timeline.html
+report run.json --steps 0:2 --out timeline.html
 solve t.parquet A100 --no-judge --formulation free --out schedule.json
 schedule show schedule.json --out schedule.html
-whatif t.parquet A100 --policy tide --interval 4 --set link.h2d_bytes_per_s=x1.5 --out whatif.html
+whatif t.parquet A100 --policy tide --interval 4 --set link.h2d_bytes_per_s=x1.5 --steps 0:1 --out whatif.html
 regimes t.parquet A100 --intervals 2 --out regimes.html
 sensitivity t.parquet A100 --intervals 2 --out sensitivity.html
 """
@@ -304,20 +306,19 @@ def test_a_finger_on_a_chart_may_scroll_the_page(browser: Browser, folder: Path)
 
 
 def test_a_page_prints_whole(it: Opened) -> None:
-    right = (
-        "Math.max(...[...document.querySelectorAll('.main-svg, table, p')].map("
-        "one => one.getBoundingClientRect().right))"
-    )
+    right = """of => Math.max(...[...document.querySelectorAll(of)].map(
+      one => one.getBoundingClientRect().right))"""
     page = it.show()
-    page.evaluate(f"addEventListener('beforeprint', () => window.right = {right})")
+    page.evaluate(f"addEventListener('beforeprint', () => window.widest = ({right})('.main-svg'))")
 
     pdf = page.pdf(prefer_css_page_size=True, format="A4")
 
     assert len(re.findall(rb"/Type\s*/Page\b", pdf)) > 0
+    assert 0 < page.evaluate("window.widest") <= A4_PIXELS
     page.evaluate("dispatchEvent(new Event('beforeprint'))")
     page.emulate_media(media="print", color_scheme="dark")
     page.set_viewport_size({"width": A4_PIXELS, "height": 1000})
-    assert page.evaluate(right) <= A4_PIXELS
+    assert page.evaluate(right, ".main-svg, table, p") <= A4_PIXELS
     assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
 
 

@@ -26,7 +26,7 @@ figure { margin: 1rem 0; } figcaption { color: var(--soft); }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; width: 100%; font-size: .92rem; }
 caption { position: absolute; width: 1px; height: 1px; overflow: hidden; clip-path: inset(50%); }
 th, td { padding: .3rem .6rem; border-bottom: 1px solid var(--line); text-align: right; }
-th { vertical-align: bottom; min-width: 5rem; } td { white-space: nowrap; }
+th { vertical-align: bottom; min-width: 4rem; } td { white-space: nowrap; }
 th:first-child, td:first-child, .text { text-align: left; }
 td.long { white-space: normal; min-width: 13rem; }
 .text:not(:first-child) { padding-left: 1.4rem; }

@@ -56,12 +56,11 @@ def new_figure(title: str, *, x: str, y: str) -> go.Figure:
         Axis titles with units.
     """
     axis = {"gridcolor": _GRID, "zerolinecolor": _GRID, "linecolor": INK, "ticks": "outside"}
-    axis |= {"automargin": True}
     return go.Figure(
         layout={
             "title": {"text": escape(title), "x": 0.02},  # plotly takes some HTML
-            "xaxis": axis | {"title": {"text": x, "standoff": 8}},
-            "yaxis": axis | {"title": {"text": y, "standoff": 8}},
+            "xaxis": axis | {"title": {"text": x, "standoff": 8}, "automargin": True},
+            "yaxis": axis | {"title": {"text": y, "standoff": 8}, "automargin": True},
             "font": {"color": INK, "family": "system-ui, sans-serif", "size": 13},
             "paper_bgcolor": "rgba(0,0,0,0)",
             "plot_bgcolor": "rgba(0,0,0,0)",
