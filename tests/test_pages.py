@@ -306,10 +306,12 @@ def test_a_finger_on_a_chart_may_scroll_the_page(browser: Browser, folder: Path)
 
 
 def test_a_page_prints_whole(it: Opened) -> None:
-    right = """of => Math.max(...[...document.querySelectorAll(of)].map(
-      one => one.getBoundingClientRect().right))"""
+    most = """(of, side) => Math.max(...[...document.querySelectorAll(of)].map(
+      one => one.getBoundingClientRect()[side]))"""
     page = it.show()
-    page.evaluate(f"addEventListener('beforeprint', () => window.widest = ({right})('.main-svg'))")
+    page.evaluate(
+        f"addEventListener('beforeprint', () => window.widest = ({most})('.main-svg', 'width'))"
+    )
 
     pdf = page.pdf(prefer_css_page_size=True, format="A4")
 
@@ -318,7 +320,7 @@ def test_a_page_prints_whole(it: Opened) -> None:
     page.evaluate("dispatchEvent(new Event('beforeprint'))")
     page.emulate_media(media="print", color_scheme="dark")
     page.set_viewport_size({"width": A4_PIXELS, "height": 1000})
-    assert page.evaluate(right, ".main-svg, table, p") <= A4_PIXELS
+    assert page.evaluate(f"({most})('.main-svg, table, p', 'right')") <= A4_PIXELS
     assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
 
 
