@@ -6,7 +6,7 @@ VENV = .venv
 RUN = $(VENV)/bin/python -m
 INSTALLED = $(VENV)/.installed
 
-.PHONY: help demo test lint types format bench fuzz docs tiny-checkpoint clean
+.PHONY: help demo test lint types format bench fuzz docs screenshots tiny-checkpoint clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 18
@@ -30,6 +30,9 @@ format: $(INSTALLED)  ## apply ruff's fixes and format
 
 docs: $(INSTALLED)  ## docs/commands.md from the commands
 	$(VENV)/bin/python docs/commands.py > docs/commands.md
+
+screenshots: $(INSTALLED)  ## docs/images from the commands, in ten minutes; needs Chromium
+	PYTHONPATH=tests $(VENV)/bin/python docs/screenshots.py
 
 bench: $(INSTALLED)  ## the benchmarks of tests/bench
 	$(RUN) pytest tests/bench -o python_files='bench_*.py'

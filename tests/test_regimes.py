@@ -98,9 +98,11 @@ def test_the_figure_and_page_show_every_cell_and_machine(regimes, tmp_path):
 
     figure, text = regime_figure(regimes), page.read_text()
     assert [len(row) for row in figure.data[0].z] == [2, 2]
-    assert {mark.hardware for mark in regimes.marks} <= {trace.name for trace in figure.data}
+    assert [mark.hardware for mark in regimes.marks] == list(figure.data[-1].hovertext)
+    numbers = " ".join(label.text for label in figure.layout.annotations).split()
+    assert sorted(map(int, numbers)) == list(range(1, 1 + len(regimes.marks)))
     assert "<b>mine" not in text
-    assert text.count("<tr>") == 1 + 4
+    assert text.count("<tr>") == 1 + len(regimes.marks) + 1 + 4
     assert json.loads(json.dumps(regimes.to_json(), allow_nan=False)) == regimes.to_json()
 
 

@@ -1,6 +1,7 @@
 """Report pages: self-contained, escaped, and labelled with where their numbers come from."""
 
 import re
+from dataclasses import replace
 
 import plotly.graph_objects as go
 import pytest
@@ -14,7 +15,7 @@ from tidesim.report.run_figures import (
     speed_figure,
     timeline_figure,
 )
-from tidesim.report.style import color_of
+from tidesim.report.style import color_of, new_figure
 
 
 def page(**changes) -> str:
@@ -51,6 +52,24 @@ def test_page_escapes_every_text():
 def test_table_keeps_exact_numbers_for_sorting_and_a_dash_for_none():
     assert '<td data-value="3.25">3.25</td>' in page()
     assert "<td>–</td>" in page()
+
+
+def test_a_chart_is_named_and_its_title_is_text_of_the_page_unless_it_is_the_heading():
+    figure = new_figure("a <b> & c", x="x", y="y")
+    sections = [Section("first", figure), Section("a <b> & c", figure)]
+
+    text = page(sections=sections)
+
+    assert text.count('aria-label="a &lt;b&gt; &amp; c"') == 2
+    assert text.count("<figcaption>a &lt;b&gt; &amp; c</figcaption>") == 1
+    assert figure.layout.title.text == "a &lt;b&gt; &amp; c"
+
+
+def test_a_total_stands_apart_from_the_rows_that_sort():
+    text = page(sections=[Section("t", table=replace(TABLE, total=["all", 4.0]))])
+
+    foot = text.split("</tbody>")[1].split("</table>")[0]
+    assert '<td class=text>all</td><td data-value="4.0">4</td>' in foot
 
 
 def test_same_input_gives_the_same_page():

@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from strategies import traces
 
 from tidesim.errors import SettingError
+from tidesim.policies import POLICIES
 from tidesim.report import style
 from tidesim.report.trace_figures import (
     distinct_by_layer_figure,
@@ -110,3 +111,4 @@ def test_a_name_keeps_its_colour():
     assert style.color_of("gpu") == style.RESOURCES["gpu"]
     assert style.color_of("my-policy") == style.color_of("my-policy")
     assert style.color_of("my-policy") in style.SERIES
+    assert set(POLICIES) <= set(style.PALETTE)

@@ -27,7 +27,9 @@ def machines_figure(found: Plan) -> go.Figure:
     ----------
     found : Plan
     """
-    figure = new_figure("Tokens per second, one request at a time", x="tokens/s", y="")
+    figure = new_figure(
+        "Tokens per second, one request at a time", x="throughput (tokens/s)", y="machine"
+    )
     for bound, resource in _BOUNDS.items():
         rows = [row for row in found.rows if row.found.result.bottleneck == bound]
         if rows:
@@ -61,7 +63,9 @@ def cost_figure(found: Plan) -> go.Figure:
     ----------
     found : Plan
     """
-    figure = new_figure("Price of a million tokens", x="tokens/s", y="USD per million tokens")
+    figure = new_figure(
+        "Price of a million tokens", x="throughput (tokens/s)", y="price of a million tokens (USD)"
+    )
     ways = (
         ("bought", "owned_usd_per_mtoken", "gpu", "circle"),
         ("rented", "cloud_usd_per_mtoken", "cpu", "diamond"),
@@ -89,7 +93,7 @@ def memory_figure(found: Plan) -> go.Figure:
     ----------
     found : Plan
     """
-    figure = new_figure("GPU memory by purpose", x="GB (1e9 bytes)", y="")
+    figure = new_figure("GPU memory by purpose", x="GPU memory (GB)", y="machine")
     for name, (key, resource) in _PURPOSES.items():
         sizes = [getattr(row.found.result.memory, key) / 1e9 for row in found.rows]
         if any(sizes):
@@ -108,10 +112,11 @@ def _by_machine(figure: go.Figure, rows: Sequence[Row]) -> go.Figure:
     """Give every machine a line, in order from the top."""
     names = [row.name for row in rows]
     plot = _ROW_PIXELS * max(1, len(names))
-    figure.update_yaxes(categoryorder="array", categoryarray=names[::-1], automargin=True)
+    figure.update_yaxes(categoryorder="array", categoryarray=names[::-1])
     return figure.update_layout(
         hovermode="closest",
         height=_FRAME_PIXELS + plot,
         bargap=0.3,
-        legend={"y": -60 / plot, "traceorder": "normal"},
+        margin={"l": 290},  # for the machines' names
+        legend={"traceorder": "normal"},
     )

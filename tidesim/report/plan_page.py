@@ -161,7 +161,7 @@ def _schedules(found: Plan) -> Table:
 def _refresh(row: Row) -> str:
     interval = row.found.schedule.interval
     if interval:
-        return f"every {interval} steps"
+        return "every step" if interval == 1 else f"every {interval} steps"
     return "by layer" if row.found.result.refreshes else "never"
 
 
@@ -189,7 +189,7 @@ def _prices(found: Plan) -> Table:
             [
                 row.name,
                 row.tokens_per_s,
-                row.costs.price_usd,
+                None if row.costs.price_usd is None else round(row.costs.price_usd),
                 row.costs.owned_usd_per_h,
                 row.costs.cloud_usd_per_h,
                 row.costs.owned_usd_per_mtoken,
@@ -204,7 +204,9 @@ def _prices(found: Plan) -> Table:
 
 def _upgrades(found: Plan) -> Table:
     names = [part.name for part in PARTS]
-    gains = [{one.name: 100 * one.gain for one in row.found.upgrades} for row in found.rows]
+    gains = [
+        {one.name: round(100 * one.gain, 1) for one in row.found.upgrades} for row in found.rows
+    ]
     return Table(
         columns=["machine", "helps most", *(f"{name}, %" for name in names)],
         rows=[

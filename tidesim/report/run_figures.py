@@ -7,7 +7,7 @@ from typing import Any
 import plotly.graph_objects as go
 
 from tidesim.records import Counter, Record, Resource
-from tidesim.report.style import DASHES, MARKERS, SERIES, add_line, color_of, new_figure
+from tidesim.report.style import DASHES, INK, MARKERS, add_line, color_of, new_figure
 
 
 def interval_figure(
@@ -25,7 +25,7 @@ def interval_figure(
         The solver's interval, marked.
     """
     figure = new_figure(
-        "Time by refresh interval", x="interval τ (denoise steps)", y="milliseconds per block"
+        "Time by refresh interval", x="interval τ (denoise steps)", y="time of a block (ms)"
     )
     objective = {tau: 1e3 * value for tau, value in enumerate(objective_s, start=1)}
     add_line(figure, objective, name="solver's objective (training requests)")
@@ -56,7 +56,7 @@ def policies_figure(
     chosen : str
         The solver's choice.
     """
-    figure = new_figure("Throughput by policy", x="tokens per second (simulated)", y="")
+    figure = new_figure("Throughput by policy, simulated", x="throughput (tokens/s)", y="policy")
     names = list(tokens_per_s)[::-1]
     figure.add_bar(
         y=names,
@@ -69,9 +69,10 @@ def policies_figure(
             "pattern": {"shape": ["/" if name in bounds else "" for name in names]},
         },
         text=[f"{tokens_per_s[name]:.3g}" for name in names],
-        textposition="auto",
+        textposition="outside",
+        cliponaxis=False,
     )
-    figure.update_layout(hovermode="closest", margin={"l": 180}, height=120 + 26 * len(names))
+    figure.update_layout(hovermode="closest", margin={"l": 160}, height=120 + 26 * len(names))
     return figure
 
 
@@ -133,7 +134,7 @@ def timeline_figure(
         min((row.start_s for row in records), default=0.0),
         max((row.end_s for row in records), default=0.0),
     )
-    figure = new_figure("Timeline by resource", x="milliseconds", y="")
+    figure = new_figure("Timeline by resource", x="time (ms)", y="resource")
     on_path, thin_s = set(path), (end_s - start_s) / 300
     for resource in Resource:
         for rows, opacity in ((beside, 0.35), (records, 1.0)):
@@ -183,7 +184,7 @@ def _add_bars(
 def _marker(rows: Sequence[Record], *, thin_s: float, hatched: Sequence[bool]) -> dict[str, Any]:
     """Return colour, outline and hatching; thin bars would be all outline and have none."""
     color = color_of(str(rows[0].resource))
-    outlines = ["#808080" if row.end_s - row.start_s > thin_s else color for row in rows]
+    outlines = [INK if row.end_s - row.start_s > thin_s else color for row in rows]
     return {
         "color": color,
         "line": {"width": 0.5, "color": outlines},
@@ -209,7 +210,7 @@ def _add_curve(
         yaxis=axis,
         name=escape(counters[0].name),
         mode="lines",
-        line={"shape": "hv", "color": SERIES[int(axis[1:]) % len(SERIES)], "width": 1.5},
+        line={"shape": "hv", "color": INK, "width": 1.5},
         hovertemplate="%{y:.6~g} at %{x:.4f} ms<extra>%{fullData.name}</extra>",
     )
 
@@ -222,7 +223,7 @@ def _lay_out(
     total = bars + len(counters) * (_CHART_PIXELS + _GAP_PIXELS)
     figure.update_layout(
         barmode="overlay", hovermode="closest", height=total + 128, showlegend=False, bargap=0.15,
-        margin={"l": 104},
+        margin={"l": 120},
         xaxis={"range": [0, span_ms] if span_ms else None, "anchor": "free", "position": 0},
         yaxis={
             "categoryorder": "array", "categoryarray": list(rows)[::-1],

@@ -84,6 +84,7 @@ def schedule_figure(schedule: Schedule) -> go.Figure:
         marker={"color": color_of("gpu")},
         text=[word if word.startswith("≤") else "" for word in map(limit_of, schedule.layers)],
         textposition="inside",
+        insidetextfont={"color": "#FFFFFF"},
         customdata=[
             [limit_of(layer), residents_of(layer, schedule.engine)] for layer in schedule.layers
         ],
@@ -93,12 +94,12 @@ def schedule_figure(schedule: Schedule) -> go.Figure:
     axis = figure.layout.xaxis.to_plotly_json()
     figure.update_layout(
         xaxis={"domain": [0, _SHARE], "showgrid": False, "range": [-0.5, schedule.steps - 0.5]},
-        xaxis2=axis | {"domain": [_SHARE + 0.03, 1], "anchor": "y", "title": {"text": "slots"}},
+        xaxis2=axis
+        | {"domain": [_SHARE + 0.03, 1], "anchor": "y", "nticks": 4, "title": {"text": "slots"}},
         yaxis={"range": [len(kinds) - 0.5, -0.5], "showgrid": False, "zeroline": False},
         height=_FRAME_PIXELS + _LAYER_PIXELS * len(kinds),
         hovermode="closest",
         bargap=0.25,
-        legend={"y": -70 / (_LAYER_PIXELS * len(kinds))},
     )
     return figure
 
@@ -150,7 +151,8 @@ def _predictions(schedule: Schedule) -> Table:
     both = {"training": schedule.predictions.train, "held-out": schedule.predictions.heldout}
     return Table(
         columns=[
-            "requests", "number", "tokens/s", "ms per block", "step ms P50", "P90", "P99", "bound by",
+            "requests", "number", "tokens/s", "ms per block", "step P50, ms", "step P90, ms",
+            "step P99, ms", "bound by",
         ],
         rows=[
             [

@@ -14,9 +14,10 @@ SHOWN = 20  # bars; the table has all
 def tornado_figure(found: Sensitivity) -> go.Figure:
     """Draw how far each input moves the tokens per second of the best candidate, widest on top."""
     figure = new_figure(
-        f"Each input {100 * found.by:.0f} % lower and higher",
-        x=f"change of tokens per second of {found.base.best.name}, %",
-        y="",
+        f"Tokens per second of {found.base.best.name}, each input "
+        f"{100 * found.by:.0f} % lower and higher",
+        x="change of tokens/s (%)",
+        y="input",
     )
     swings = found.swings[:SHOWN][::-1]
     for side, name, color in ((0, "lower", RESOURCES["cpu"]), (1, "higher", RESOURCES["gpu"])):

@@ -28,13 +28,16 @@ POLICIES = {
     "full-knowledge": "#9060FC",
     "all-gpu": "#B878EF",
     "all-cpu": "#A9380D",
+    "tide in the background": "#785D36",
 }
-PALETTE = RESOURCES | POLICIES
+INK = "#808080"  # reads on light and dark pages alike
+# There are no more colours that far apart; these are told by name.
+OTHERS = ("mixtral-offload-lru", "lru", "lfu", "dali", "capped-insert", "belady")
+PALETTE = RESOURCES | POLICIES | dict.fromkeys(OTHERS, INK)
 SERIES = tuple(RESOURCES.values())
 DASHES = ("solid", "dash", "dot", "dashdot", "longdash")
 MARKERS = ("circle", "square", "diamond", "triangle-up", "x")
 
-INK = "#808080"  # reads on light and dark pages alike
 _GRID = "rgba(128,128,128,0.25)"
 
 
@@ -56,14 +59,14 @@ def new_figure(title: str, *, x: str, y: str) -> go.Figure:
     return go.Figure(
         layout={
             "title": {"text": escape(title), "x": 0.02},  # plotly takes some HTML
-            "xaxis": axis | {"title": {"text": x}},
-            "yaxis": axis | {"title": {"text": y}},
+            "xaxis": axis | {"title": {"text": x, "standoff": 8}, "automargin": True},
+            "yaxis": axis | {"title": {"text": y, "standoff": 8}, "automargin": True},
             "font": {"color": INK, "family": "system-ui, sans-serif", "size": 13},
             "paper_bgcolor": "rgba(0,0,0,0)",
             "plot_bgcolor": "rgba(0,0,0,0)",
             "hovermode": "x unified",
             "hoverlabel": {"bgcolor": "#333333", "font": {"color": "#FFFFFF"}},
-            "legend": {"orientation": "h", "y": -0.22, "yanchor": "top"},
+            "legend": {"orientation": "h", "y": 0, "yref": "container", "yanchor": "bottom"},
             "modebar": {"bgcolor": "rgba(0,0,0,0)", "color": INK, "orientation": "v"},
             "template": "none",
             "margin": {"l": 64, "r": 24, "t": 56, "b": 72},

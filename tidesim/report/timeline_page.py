@@ -58,14 +58,13 @@ def write_timeline_page(
 def path_table(chosen: Extract) -> Table:
     """Return seconds and shares of the critical path, and their sum."""
     rows = list(chosen.path_rows())
-    total = ("all", "", sum(row[2] for row in rows), sum(row[3] for row in rows))
     return Table(
         columns=["resource", "operation", "milliseconds", "share %"],
         rows=[
             [resource, operation, 1e3 * seconds, 100 * share]
-            for resource, operation, seconds, share in (*rows, total)
+            for resource, operation, seconds, share in rows
         ],
-        chosen=len(rows),
+        total=["all", "", 1e3 * sum(row[2] for row in rows), 100 * sum(row[3] for row in rows)],
     )
 
 

@@ -64,6 +64,7 @@ def distinct_by_layer_figure(stats: TraceStats) -> go.Figure:
         name="mean ± standard deviation over steps",
         marker={"color": SERIES[0]},
     )
+    figure.update_xaxes(dtick=max(1, len(layers) // 10))
     return figure.update_yaxes(rangemode="tozero")
 
 

@@ -6,22 +6,23 @@ from html import escape
 import numpy as np
 import plotly.graph_objects as go
 
-from tidesim.report.style import MARKERS, SERIES, color_of, new_figure
+from tidesim.report.style import INK, MARKERS, SERIES, color_of, new_figure
 from tidesim.validate import Cause, Report, Trial
 
-_INK = "#808080"
 OPERATIONS = 16  # bars of the operations figure
 
 
 def runs_figure(report: Report) -> go.Figure:
     """Draw one point per configuration, with the range of its repeats, and the line of equality."""
     figure = new_figure(
-        "Predicted against measured", x="measured (seconds of a run)", y="predicted (seconds)"
+        "Predicted against measured",
+        x="measured (seconds of a run)",
+        y="predicted (seconds of a run)",
     )
     seconds = [value for trial in report.trials for value in (trial.predicted_s, trial.measured_s)]
     ends = [0.95 * min(seconds), 1.05 * max(seconds)]
     figure.add_scatter(
-        x=ends, y=ends, mode="lines", name="equal", line={"color": _INK, "dash": "dash"},
+        x=ends, y=ends, mode="lines", name="equal", line={"color": INK, "dash": "dash"},
         hoverinfo="skip",
     )  # fmt: skip
     scored = {policy: [one for one in report.scored if one.predicted.policy == policy]
@@ -43,7 +44,7 @@ def _add_points(figure: go.Figure, trials: Sequence[Trial], name: str, *, symbol
         error_x={
             "array": [float(t.measured.run_s.max()) - t.measured_s for t in trials],
             "arrayminus": [t.measured_s - float(t.measured.run_s.min()) for t in trials],
-            "color": _INK,
+            "color": INK,
             "thickness": 1,
         },
         mode="markers",
@@ -56,7 +57,7 @@ def _add_points(figure: go.Figure, trials: Sequence[Trial], name: str, *, symbol
 
 def passes_figure(report: Report) -> go.Figure:
     """Draw every pass of one configuration, predicted and measured; a menu chooses which."""
-    figure = new_figure("Pass by pass", x="pass", y="milliseconds")
+    figure = new_figure("Pass by pass", x="pass (number)", y="time of a pass (ms)")
     for number, trial in enumerate(report.trials):
         _add_passes(figure, trial, visible=number == 0)
     per_trial = len(figure.data) // len(report.trials)
@@ -71,8 +72,8 @@ def passes_figure(report: Report) -> go.Figure:
         }
         for number, trial in enumerate(report.trials)
     ]  # fmt: skip
-    menu = {"buttons": buttons, "x": 1, "xanchor": "right", "y": 1.18, "yanchor": "top"}
-    figure.update_layout(updatemenus=[menu], height=460)
+    menu = {"buttons": buttons, "x": 0, "xanchor": "left", "y": 1.02, "yanchor": "bottom"}
+    figure.update_layout(updatemenus=[menu], height=520, margin={"t": 100})
     return figure
 
 
@@ -102,18 +103,18 @@ def _add_passes(figure: go.Figure, trial: Trial, *, visible: bool) -> None:
 
 def errors_figure(report: Report) -> go.Figure:
     """Draw how the signed errors of all scored passes are spread."""
-    figure = new_figure("Errors of passes", x="predicted / measured - 1 (%)", y="passes")
+    figure = new_figure("Errors of passes", x="predicted / measured - 1 (%)", y="passes (count)")
     figure.add_histogram(
         x=(100 * report.pass_errors).tolist(), nbinsx=60, marker={"color": SERIES[0]}
     )
-    figure.add_vline(x=0, line={"color": _INK, "dash": "dash"})
+    figure.add_vline(x=0, line={"color": INK, "dash": "dash"})
     figure.update_layout(hovermode="closest", bargap=0.05)
     return figure
 
 
 def operations_figure(causes: Sequence[Cause]) -> go.Figure:
     """Draw seconds by operation, predicted beside measured, the largest differences first."""
-    figure = new_figure("Seconds by operation", x="seconds over all scored runs", y="")
+    figure = new_figure("Seconds by operation", x="time (s)", y="operation")
     shown = list(causes[:OPERATIONS])[::-1]
     names = [escape(f"{cause.resource}: {cause.operation}") for cause in shown]
     for name, number in (("measured", 1), ("predicted", 0)):
@@ -122,7 +123,7 @@ def operations_figure(causes: Sequence[Cause]) -> go.Figure:
             y=names, x=seconds, orientation="h", name=name, marker={"color": SERIES[number]}
         )
     figure.update_layout(
-        barmode="group", hovermode="closest", margin={"l": 190}, height=140 + 34 * len(shown),
+        barmode="group", hovermode="closest", margin={"l": 180}, height=140 + 34 * len(shown),
         legend={"traceorder": "reversed"},
     )  # fmt: skip
     return figure

@@ -135,12 +135,11 @@ def _resources(report: Report) -> Iterator[Section]:
     causes = operations(report.scored)
     if not causes:
         return
-    resources = list(report.scored[0].busy)
-    columns = ["configuration", *(f"{name} {side} s" for name in resources
-                                  for side in ("predicted", "measured"))]  # fmt: skip
+    columns = ["configuration", "resource", "predicted s", "measured s"]
     rows: Rows = [
-        [trial.name, *(value for name in resources for value in trial.busy[name])]
+        [trial.name, str(resource), *seconds]
         for trial in report.scored
+        for resource, seconds in trial.busy.items()
     ]
     yield Section(
         "Where the seconds are",

@@ -20,7 +20,7 @@ _NAMES = ("base", "changed")
 
 def waiting_figure(found: WhatIf) -> go.Figure:
     """Draw what a block of each run waits for, in milliseconds."""
-    figure = new_figure("Where the time goes", x="milliseconds per block", y="")
+    figure = new_figure("Where the time goes", x="time of a block (ms)", y="run")
     runs = (found.base, found.changed)
     for name, resource in _WAITS.items():
         figure.add_bar(
@@ -30,10 +30,8 @@ def waiting_figure(found: WhatIf) -> go.Figure:
             orientation="h",
             marker={"color": RESOURCES[resource]},
         )
-    figure.update_layout(
-        barmode="stack", hovermode="closest", height=300, margin={"l": 90, "b": 120},
-        legend={"y": -0.55, "traceorder": "normal"},
-    )  # fmt: skip
+    figure.update_layout(barmode="stack", hovermode="closest", height=300, margin={"l": 100})
+    figure.update_layout(legend={"traceorder": "normal"})
     figure.update_yaxes(autorange="reversed")
     return figure
 
@@ -180,11 +178,10 @@ def _path_table(base: Extract, changed: Extract) -> Table:
         [*key, first.get(key, 0.0), second.get(key, 0.0)]
         for key in dict.fromkeys((*first, *second))
     ]
-    rows.append(["all", "", 1e3 * base.seconds, 1e3 * changed.seconds])
     return Table(
         columns=["resource", "operation", *(f"{name}, ms" for name in _NAMES)],
         rows=rows,
-        chosen=len(rows) - 1,
+        total=["all", "", 1e3 * base.seconds, 1e3 * changed.seconds],
     )
 
 
