@@ -28,8 +28,9 @@ format: $(INSTALLED)  ## apply ruff's fixes and format
 	$(RUN) ruff check --fix
 	$(RUN) ruff format
 
-docs: $(INSTALLED)  ## docs/commands.md from the commands
+docs: $(INSTALLED)  ## docs/commands.md from the commands, the schema of their JSON from docs/json.md
 	$(VENV)/bin/python docs/commands.py > docs/commands.md
+	$(VENV)/bin/python docs/schemas.py > docs/json.schema.json
 
 bench: $(INSTALLED)  ## the benchmarks of tests/bench
 	$(RUN) pytest tests/bench -o python_files='bench_*.py'
