@@ -6,6 +6,7 @@ import re
 import resource
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from command_lines import (
@@ -24,6 +25,9 @@ from rich.console import Console
 
 from tidesim import cli
 from tidesim.cli import common
+
+PROGRAM = (sys.executable, "-c",
+           "import sys; sys.argv[0] = 'tidesim'; from tidesim.cli import main; main()")  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -79,6 +83,95 @@ def test_what_is_printed_fits_80_columns_and_nothing_is_cut(line, tidesim, workp
     assert {word for word in words if len(word) <= 40} - set(narrow.split()) == set()
 
 
+# ── help ─────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("columns", [60, 80])
+@pytest.mark.parametrize("name", LEAVES)
+def test_the_help_of_a_command_names_every_option_whole(name, columns, tidesim, monkeypatch):
+    monkeypatch.setenv("COLUMNS", str(columns))
+
+    status, out, err = tidesim(*name.split()[1:], "--help")
+
+    assert (status, err) == (0, "")
+    assert [line for line in out.splitlines() if cell_len(line) > columns] == []
+    params = LEAVES[name].params
+    names = {name for p in params for name in (p.opts if p.opts[0][0] == "-" else [p.metavar])}
+    assert names - set(out.split()) == set()
+    assert "".join(LEAVES[name].help.split()) in "".join(out.split())
+
+
+@pytest.mark.parametrize("group", ["", "trace", "hardware", "model", "schedule"])
+def test_the_help_of_a_group_says_of_each_command_what_it_does(group, tidesim, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    name = f"tidesim {group}".strip()
+    members = [
+        leaf
+        for leaf in LEAVES
+        if leaf.startswith(name) and len(leaf.split()) - 1 == len(name.split())
+    ]
+
+    _, out, _ = tidesim(*group.split(), "--help")
+
+    assert max(map(len, out.splitlines())) <= 80
+    assert members
+    for leaf in members:
+        says = " ".join(LEAVES[leaf].help.split("\n\n")[0].split()).rstrip(".")
+        assert f"{leaf.split()[-1]} {says}" in " ".join(out.split())
+
+
+def test_without_arguments_the_help_is_shown(tidesim):
+    status, out, err = tidesim()
+
+    assert (status, out) == (2, "")
+    assert err.strip() == tidesim("--help")[1].strip()
+
+
+def test_a_mistyped_command_or_option_is_told_the_right_one(tidesim):
+    status, _, err = tidesim("simulte")
+    assert (status, "Did you mean 'simulate'?" in err) == (2, True)
+
+    status, _, err = tidesim("trace", "info", TRACE, "--jsn")
+    assert (status, "--json" in err) == (2, True)
+
+
+# ── how it ends ──────────────────────────────────────────────────────────────────────────────────
+
+
+def test_ctrl_c_ends_in_a_word_and_status_130(tidesim, monkeypatch):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("tidesim.cli.trace.trace_info", interrupt)
+
+    assert tidesim("trace", "info", TRACE) == (130, "", "tidesim: interrupted\n")
+
+
+@pytest.mark.parametrize("line", [("hardware", "list"), ("hardware", "list", "--json")])
+def test_a_full_disk_behind_stdout_is_said_in_one_sentence(line):
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [*PROGRAM, *line], cwd=ROOT, check=False, stdout=full, stderr=subprocess.PIPE, text=True
+        )
+
+    assert done.returncode == 2
+    assert done.stderr.startswith("tidesim: stdout: cannot be written (No space left on device)")
+    assert len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize("line", [("hardware", "show", A100[1]), ("schedule", "schema", "--json")])
+def test_a_reader_that_has_seen_enough_is_no_error(line):
+    reader, writer = os.pipe()
+    os.close(reader)
+
+    done = subprocess.run(
+        [*PROGRAM, *line], cwd=ROOT, check=False, stdout=writer, stderr=subprocess.PIPE, text=True
+    )
+
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (1, "")
+
+
 # ── options of every command ─────────────────────────────────────────────────────────────────────
 
 
@@ -127,9 +220,8 @@ def test_no_color_is_respected(no_color, coloured):
 
 
 def command(*line, environment):
-    code = "import sys; sys.argv[0] = 'tidesim'; from tidesim.cli import main; main()"
     done = subprocess.run(
-        [sys.executable, "-c", code, *line], cwd=ROOT, env=environment, check=False,
+        [*PROGRAM, *line], cwd=ROOT, env=environment, check=False,
         capture_output=True, text=True, encoding="utf-8",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
