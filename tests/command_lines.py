@@ -14,6 +14,7 @@ ROOT = Path(__file__).parents[1]
 DOCS = runpy.run_path(str(ROOT / "docs" / "commands.py"))
 LEAVES = dict(DOCS["leaves"](typer.main.get_command(cli.app), "tidesim"))
 A100 = ("--hardware", "a100-40gb-pcie4-xeon48", "--budget", "16", "--sizes", "llada2.0-mini")
+THOR = "jetson-agx-thor-128gb-unified"  # its profile lacks what a run needs
 TRACE, SMALL = "tide-tiny-mixed", "small.parquet"
 # Cheap command lines, in an order in which each finds the files that it reads.
 LINES = (
@@ -38,6 +39,9 @@ LINES = (
     ("sensitivity", SMALL, *A100, "--intervals", "2", "--out", "sensitivity.html"),
     ("whatif", SMALL, *A100, "--policy", "tide", "--interval", "2",
      "--set", "link.h2d_bytes_per_s=x2", "--out", "whatif.html"),
+    ("plan", "--model", "llada2.0-mini", "--trace", SMALL, "--hardware", f"{A100[1]},{THOR}",
+     "--memory", "1,3.45", "--target-tokens-per-s", "1", "--max-price", "90000",
+     "--out", "plan.html", "--schedule", "plan.json", "--workers", "1"),
     ("sweep", "grid.toml", "--out", "r.parquet", "--workers", "1"),
     ("trace", "synth", "--model", "tide-tiny", "--requests", "1", "--gen-length", "8",
      "--seed", "0", "--out", "s.parquet"),

@@ -24,7 +24,7 @@ TIERS: tuple[set[str], ...] = (
     {"report", "harness"},
     {"regimes", "reproduce", "sensitivity", "whatif"},
     {"validate", "calibrate", "configurations", "plan", "sweep", "compare"},
-    {"contest", "reference_runs"},
+    {"contest", "reference_runs", "variants"},
     {"optimize"},
     {"closed_form"},
     {"costs"},
@@ -37,7 +37,7 @@ TIERS: tuple[set[str], ...] = (
     {"engines", "hardware_write", "latency", "memory", "overrides", "schedule"},
     {"gpu_work", "hardware", "trace"},
     {"hardware_schema", "model_spec"},
-    {"known_models", "model_config", "resources", "strict"},
+    {"known_models", "model_config", "processes", "resources", "strict"},
     {"errors", ""},  # "" is tidesim/__init__.py: the version, no imports
 )
 # Who may import what others may not.

@@ -56,8 +56,11 @@ def test_a_commands_help_names_the_keys_of_the_page_of_json(name):
         assert documented_keys(name) == (set(keys["required"]), set(keys["properties"]))
 
 
-UNIT_OF = {"_s": "s", "_ms": "ms", "_bytes": "bytes", "_per_s": "(bytes|tokens|points)/s",
-           "_gib": "GiB", "_rate": "share", "_ratio": "share"}  # fmt: skip
+UNIT_OF = {
+    "_s": "s", "_ms": "ms", "_bytes": "bytes", "_gb": "GB", "_gib": "GiB", "_rate": "share",
+    "_ratio": "share", "_usd": "USD", "_per_s": "(bytes|tokens|points)/s", "_per_h": "USD/h",
+    "_per_kwh": "USD/kWh", "_per_mtoken": "(USD|Wh)/Mtoken",
+}  # fmt: skip
 
 
 def test_keys_that_end_in_a_unit_have_that_unit():

@@ -91,7 +91,7 @@ def test_the_label_names_every_number_as_it_became():
         ("cpu.cores=64cores", "give whole cores as a plain number, without a unit"),
         (f"{LINK}=1_000", "_000 does not fit"),
         (f"{LINK}=1,5", ",5 does not fit"),
-        (f"{LINK}=fast", "fast is no number; write for example --set link.h2d_bytes_per_s=5e10"),
+        (f"{LINK}=fast", "fast is no number; write for example link.h2d_bytes_per_s=5e10"),
         (f"{LINK}=x", "x is no number"),
         (f"{LINK}=x2GB/s", "a factor has no unit; leave GB/s out"),
         (f"{LINK}=x0", "must be above 0"),

@@ -13,11 +13,12 @@ from command_lines import LEAVES, ROOT, TRACE, examples, name_of
 
 from tidesim.trace.io import load_trace, save_trace
 
-# Each takes a minute or more. command_lines.py has shorter lines of the second and third, and says
+# Each takes a minute or more. command_lines.py has shorter lines of the second to the fourth, and says
 # which tests run the others.
 DEAR = {
     "tidesim demo",
     "tidesim hardware measure",
+    "tidesim plan",
     "tidesim replay",
     "tidesim reproduce",
     "tidesim trace fit",

@@ -8,7 +8,13 @@ import pytest
 from tidesim.errors import OutputError
 from tidesim.records import Record, Resource
 from tidesim.report.html import Section, Table, report_html, write_report
-from tidesim.report.run_figures import interval_figure, policies_figure, timeline_figure
+from tidesim.report.run_figures import (
+    interval_figure,
+    policies_figure,
+    speed_figure,
+    timeline_figure,
+)
+from tidesim.report.style import color_of
 
 
 def page(**changes) -> str:
@@ -69,6 +75,19 @@ def test_policies_figure_hatches_bounds():
 
     assert list(figure.data[0].y) == ["all-gpu", "tide"]
     assert list(figure.data[0].marker.pattern.shape) == ["/", ""]
+
+
+def test_speeds_stand_over_the_values_tried_in_the_colour_of_their_policy():
+    curves = {"tide τ=2": {8: 3.0, 16: 4.0}, "<own>": {0.5: 1.0}}
+
+    figure = speed_figure("slots", curves, x="slots")
+
+    assert [(list(line.x), list(line.y)) for line in figure.data] == [
+        ([8, 16], [3.0, 4.0]), ([0.5], [1.0]),
+    ]  # fmt: skip
+    assert [line.name for line in figure.data] == ["tide τ=2", "&lt;own&gt;"]
+    assert figure.data[0].line.color == color_of("tide")
+    assert list(figure.layout.xaxis.ticktext) == ["0.5", "8", "16"]
 
 
 def test_timeline_starts_at_its_first_operation_with_one_row_per_resource():

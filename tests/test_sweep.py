@@ -16,6 +16,7 @@ import tidesim
 from tidesim.errors import FormatError, NotFoundError, SettingError
 from tidesim.hardware import load_profile
 from tidesim.optimize import optimize
+from tidesim.overrides import overridden
 from tidesim.simulate import Case, simulate
 from tidesim.sweep import Grid, load_grid, sweep
 from tidesim.sweep import work as sweep_work
@@ -74,6 +75,13 @@ def test_points_come_in_the_stated_order_and_only_where_an_axis_applies():
         ({"traces": "a"}, "traces is 'a' but must be a list"),
         ({"overrides": [{LINK: 1.0}]}, r"must be a list; write \[\[overrides\]\] tables"),
         ({"overrides": [{LINK: []}]}, "must not be empty"),
+        (
+            {"overrides": [{LINK: [1.0, True]}]},
+            'is True but must be a number, or a text such as "50G',
+        ),
+        ({"overrides": [{LINK: [" "]}]}, "is ' ' but must be a number, or a text"),
+        ({"overrides": [{LINK: [float("nan")]}]}, "is nan but must be finite"),
+        ({"overrides": [{LINK: [10**400]}]}, "must be finite"),
         ({"solver": {"backend": "x"}}, "solver.backend is 'x' but 'x' is not known"),
         (
             {"budgets": list(range(1, 999)), "intervals": list(range(1, 999))},
@@ -93,14 +101,16 @@ def test_a_grid_with_a_mistake_is_refused_in_one_sentence(tmp_path, changes, mes
 def test_a_grid_is_read_from_toml_with_or_without_quotes_around_keys(tmp_path):
     path = tmp_path / "g.toml"
     head = 'format = "tidesim-grid"\nversion = 1\ntraces = ["a"]\nhardware = ["h"]\nbudgets = [8]\n'
-    rest = f'policies = ["lru"]\n[[overrides]]\n[[overrides]]\n{LINK} = [1, 2.5]\n'
+    rest = f'policies = ["lru"]\n[[overrides]]\n[[overrides]]\n{LINK} = [1, 2.5, "x1.5"]\n'
 
     path.write_text(head + rest)
     bare = load_grid(path)
     path.write_text((head + rest).replace(LINK, f'"{LINK}"'))
 
     assert load_grid(path) == bare
-    assert [point.overrides for point in bare.points()] == [(), ((LINK, 1.0),), ((LINK, 2.5),)]
+    assert [point.overrides for point in bare.points()] == [
+        (), ((LINK, 1.0),), ((LINK, 2.5),), ((LINK, "x1.5"),),
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize("text", ["traces = [", "a = 1", "\xff", ""])
@@ -123,6 +133,30 @@ def test_what_a_grid_names_must_be_there(tmp_path):
         SettingError, match=r"overrides: link\.speed = 1.0 is no number of a profile"
     ):
         jobs_of(small_grid(tmp_path, overrides=[{}, {"link.speed": [1.0]}]))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            "fast",
+            "fast is no number; write for example link.h2d_bytes_per_s=5e10, =50GB/s or =x1.5",
+        ),
+        ("50GB", "GB does not fit link.h2d_bytes_per_s; give bytes per second"),
+        ("x2GB/s", "a factor has no unit; leave GB/s out"),
+        ("x0", "must be above 0"),
+    ],
+)
+def test_a_text_that_no_machine_takes_is_refused_as_on_the_command_line(tmp_path, text, message):
+    grid = small_grid(tmp_path, hardware=[A100, RTX4090], overrides=[{}, {LINK: [text]}])
+
+    with pytest.raises(SettingError) as refused:
+        jobs_of(grid)
+    with pytest.raises(SettingError) as said:
+        overridden(load_profile(A100), [f"{LINK}={text}"])
+
+    assert message in str(refused.value)
+    assert str(refused.value) == f"overrides: {said.value}"
 
 
 # ── rows ─────────────────────────────────────────────────────────────────────────────────────────
@@ -152,6 +186,40 @@ def test_every_row_is_what_a_simulation_of_its_own_says(tmp_path):
         assert row["waited_cpu"] == pytest.approx(result.waited["cpu"], abs=1e-12)
         assert (row["requests"], row["provenance"]) == ("heldout", "synthetic")
     assert frame[LINK].isna().sum() == len(frame) / 3
+
+
+def test_a_text_is_a_number_of_each_machine_and_stands_in_the_row_as_written(tmp_path):
+    values = ["x1.5", "50GB/s", 2e10]
+    axes = {"hardware": [A100, RTX4090], "overrides": [{}, {LINK: values}], "intervals": [2]}
+    grid, trace = small_grid(tmp_path, **axes), fixed_trace()
+
+    frame = ONE(grid, tmp_path / "r.parquet").to_frame()
+
+    assert [None if pd.isna(text) else text for text in frame[LINK]] == (
+        [None, "x1.5", "50GB/s", str(2e10)] * 2
+    )
+    for row in frame.to_dict("records"):
+        profile = load_profile(row["hardware"])
+        own = profile.value(LINK)
+        number = {"x1.5": 1.5 * own, "50GB/s": 50e9, str(2e10): 2e10}.get(row[LINK])
+        machine = profile if number is None else profile.with_overrides({LINK: number})
+        result = simulate(
+            trace.split("heldout"), machine, policy="tide", budget=3, interval=2, sizes=MINI,
+            popularity_from=trace.split("train"), method="fast",
+        )  # fmt: skip
+        assert row["seconds"] == pytest.approx(result.seconds, rel=1e-12)
+        assert row["profile_sha256"] == result.profile_sha256
+
+
+def test_a_column_is_of_numbers_unless_one_of_its_values_is_a_text(tmp_path):
+    latency = "link.latency_s"
+    tables = [{LINK: [1e9], latency: ["5us"]}, {LINK: [2], latency: [1e-6]}, {}]
+    grid = small_grid(tmp_path, overrides=tables, intervals=[2])
+
+    table = pq.read_table(ONE(grid, tmp_path / "r.parquet").path)
+
+    assert table[LINK].to_pylist() == [1e9, 2.0, None]
+    assert table[latency].to_pylist() == ["5us", "1e-06", None]
 
 
 def test_a_formulation_is_solved_for_and_simulated(tmp_path):
@@ -302,6 +370,34 @@ def test_an_override_counts_with_what_it_replaced(tmp_path):
     grid = small_grid(tmp_path, hardware=[str(one), str(two)], overrides=[{LINK: [1e9]}])
 
     assert len({job.digest for job in jobs_of(grid)}) == len(grid)
+
+
+def test_a_text_counts_as_the_number_that_it_is_on_the_machine(tmp_path):
+    doubled = 2 * load_profile(A100).value(LINK)
+
+    def digests(*values, hardware=A100):
+        grid = small_grid(tmp_path, hardware=[hardware], overrides=[{LINK: values}], intervals=[2])
+        return [job.digest for job in jobs_of(grid)]
+
+    assert len(set(digests("x2", "×2", doubled, f"{doubled!r}B/s"))) == 1
+    assert len(set(digests("x2", "x3", "2GB/s", 3e9))) == 4
+    assert digests("x2") != digests("x2", hardware=RTX4090)
+
+
+def test_a_sweep_of_numbers_goes_on_with_texts(tmp_path):
+    out, cache, own = tmp_path / "r.parquet", tmp_path / "kept", load_profile(A100).value(LINK)
+    numbers = [{LINK: [2 * own, 3 * own]}]
+    ONE(small_grid(tmp_path, overrides=numbers), out, cache=cache)
+    texts = small_grid(tmp_path, overrides=[{LINK: ["x2", "x3", "x4"]}])
+
+    fresh = ONE(texts, tmp_path / "fresh.parquet")
+    kept = ONE(texts, tmp_path / "kept.parquet", cache=cache)
+    resumed = ONE(texts, out, resume=True)
+    again = ONE(texts, out, resume=True)
+
+    assert [one.computed for one in (fresh, kept, resumed, again)] == [6, 2, 2, 0]
+    assert rows_of(fresh.path) == rows_of(kept.path) == rows_of(out)
+    assert [row[LINK] for row in rows_of(out)] == ["x2", "x2", "x3", "x3", "x4", "x4"]
 
 
 def test_twins_are_computed_once_and_stand_in_every_row(tmp_path):

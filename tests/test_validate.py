@@ -137,6 +137,22 @@ def test_the_report_names_the_largest_run_error_and_pools_passes():
     assert report.p90_error == pytest.approx(0.2)
 
 
+def test_the_frame_has_a_row_per_configuration_with_the_spread_beside_the_error():
+    first, second = trials(factors=(1.0, 1.25))
+    second = replace(second, measured=recounted(second.measured, hits=-1), calibration=True)
+
+    frame = validate([first, second], tolerances=ANY).frame().set_index("name")
+
+    assert list(frame.columns) == [
+        "calibration", "predicted_s", "measured_s", "run_error", "repeat_spread", "counters_match",
+    ]  # fmt: skip
+    assert frame["run_error"].tolist() == pytest.approx([0, -0.2])
+    assert frame.loc["c1", "measured_s"] == second.measured_s
+    assert frame["repeat_spread"].isna().all()
+    assert frame["calibration"].tolist() == [False, True]
+    assert frame["counters_match"].tolist() == [True, False]
+
+
 def test_busy_seconds_stand_beside_each_other_where_there_are_records():
     result, passes = simulated()
     slow = stretched(result.records, 2)

@@ -1,13 +1,14 @@
 """What if: two runs of the same requests, their differences, their timelines, and the command."""
 
 import json
+from dataclasses import replace
 
 import pytest
 from builders import FakeLatency, case_of, small_spec, steps_trace
 
 from tidesim.errors import SettingError
 from tidesim.hardware import load_profile
-from tidesim.overrides import overridden
+from tidesim.optimize import optimize
 from tidesim.report.whatif_page import (
     difference_table,
     extracts,
@@ -17,7 +18,8 @@ from tidesim.report.whatif_page import (
 )
 from tidesim.simulate import prepare, run
 from tidesim.trace.io import load_trace
-from tidesim.whatif import what_if
+from tidesim.variants import Variant
+from tidesim.whatif import compare_variants, what_if
 
 COUNTS = [[[0, 2, 1]], [[2, 1, 0]], [[1, 1, 1]], [[0, 0, 3]]]
 TRACE, A100, H100 = "tide-tiny-mixed", "a100-40gb-pcie4-xeon48", "h100-80gb-sxm-pcie5-xeon48"
@@ -225,15 +227,185 @@ def test_the_answer_is_plain_json(ok):
 
 
 def test_three_lines_of_python_do_the_same(ok):
-    whole, machine = load_trace(TRACE), load_profile(A100)
-    settings = {
-        "policy": "tide",
-        "interval": 4,
-        "budget": 8,
-        "popularity_from": whole.split("train"),
-    }
-    machines = (machine, overridden(machine, ["link.h2d_bytes_per_s=x2"]))
-    found = what_if(*(prepare(whole.only((0,)), each, **settings) for each in machines))
+    base = Variant(hardware=A100, policy="tide", interval=4, budget=8)
+    changed = replace(base, overrides=["link.h2d_bytes_per_s=x2"])
+    found = compare_variants(TRACE, base, changed)
 
-    answer = ok(*COMMAND, "--requests", "0", "--split", "all", "--set", "link.h2d_bytes_per_s=x2")
+    answer = ok(*COMMAND, "--set", "link.h2d_bytes_per_s=x2")
     assert found.to_json().items() <= answer.items()
+
+
+# ── what tells two runs apart ────────────────────────────────────────────────────────────────────
+
+
+@pytest.fixture(scope="module")
+def schedule(tmp_path_factory):
+    """A schedule for the small model whose layers differ, and refresh at steps of their own."""
+    solved = optimize(load_trace(TRACE), load_profile(A100), budget=8)
+    layers = [
+        {"budget": budget, "refresh_steps": [0, 3 + budget]} for budget in (8, 12, 16, 8)
+    ]  # fmt: skip
+    data = json.loads(solved.schedule.model_dump_json()) | {"layers": layers, "interval": None}
+    path = tmp_path_factory.mktemp("s") / "S.json"
+    path.write_text(json.dumps(data))
+    return path
+
+
+MACHINE = ("whatif", TRACE, "--hardware", A100, "--requests", 0)
+PAY = ("--policy", "pay", "--budget", 8)
+TIDE = ("--policy", "tide", "--interval", 4, "--budget", 8)
+FAST = ("--set", "link.h2d_bytes_per_s=x2")
+
+
+@pytest.mark.parametrize(
+    ("changed", "against", "base", "names"),
+    [
+        (
+            PAY,
+            ("--against-policy", "tide", "--against-interval", 4),
+            TIDE,
+            (
+                "tide every 4 steps, 8 slots per layer, blocking promotion",
+                "pay, 7 to 9 slots per layer, background promotion",
+            ),
+        ),
+        (
+            (*TIDE, "--promotion", "background"),
+            ("--against-policy", "lru"),
+            ("--policy", "lru", "--budget", 8),
+            ("lru, blocking promotion", "tide every 4 steps, background promotion"),
+        ),
+        (
+            TIDE,
+            ("--against-interval", 1),
+            ("--policy", "tide", "--interval", 1, "--budget", 8),
+            ("tide every 1 step", "tide every 4 steps"),
+        ),
+        (
+            TIDE,
+            ("--against-budget", 16),
+            ("--policy", "tide", "--interval", 4, "--budget", 16),
+            ("16 slots per layer", "8 slots per layer"),
+        ),
+        (
+            ("--policy", "lru", "--memory-gb", 1.512),
+            ("--against-budget", 16),
+            ("--policy", "lru", "--budget", 16),
+            None,
+        ),
+        (
+            ("--policy", "lru", "--budget", 16),
+            ("--against-memory-gb", 1.512),
+            ("--policy", "lru", "--memory-gb", 1.512),
+            None,
+        ),
+        (
+            TIDE,
+            ("--against-engine", "tide-reference"),
+            (*TIDE, "--engine", "tide-reference"),
+            ("engine tide-reference", "engine tidesim"),
+        ),
+        (
+            TIDE,
+            ("--against-promotion", "background"),
+            (*TIDE, "--promotion", "background"),
+            ("background promotion", "blocking promotion"),
+        ),
+        (
+            (*TIDE, *FAST),
+            ("--against-policy", "lru"),
+            ("--policy", "lru", "--budget", 8, *FAST),
+            ("lru", "tide every 4 steps"),
+        ),
+        (
+            (*TIDE, *FAST),
+            ("--against-set", "link.latency_s=1us", "--against-policy", "lru"),
+            ("--policy", "lru", "--budget", 8, "--set", "link.latency_s=1us"),
+            None,
+        ),
+    ],
+)  # fmt: skip
+def test_the_base_is_the_same_run_but_for_what_is_named(ok, changed, against, base, names):
+    answer = ok(*MACHINE, *changed, *against)
+
+    simulate = ("simulate", *MACHINE[1:], "--no-gains")
+    for name, options in (("base", base), ("changed", changed)):
+        assert answer[name].items() <= ok(*simulate, *options).items()
+    if names:
+        assert (answer["base_name"], answer["changed_name"]) == names
+    assert answer["base_name"] != answer["changed_name"]
+
+
+def test_other_batches_are_compared_on_the_same_requests(ok):
+    answer = ok(*MACHINE[:-1], "0,1", *TIDE, "--against-batch", 2)
+
+    assert (answer["base"]["batch"], answer["changed"]["batch"]) == (2, 1)
+    assert answer["base"]["tokens"] == answer["changed"]["tokens"]
+    assert answer["base_name"] == "2 requests at a time"
+
+
+def test_a_schedule_is_compared_with_settings_and_with_another(ok, schedule, tmp_path):
+    other = tmp_path / "other.json"
+    other.write_text(
+        schedule.read_text().replace('"refresh_steps": [0, 11]', '"refresh_steps": [0]')
+    )
+    simulate = ("simulate", *MACHINE[1:], "--no-gains")
+    obeyed = ok(*simulate, "--schedule", schedule)
+
+    settings = ok(*MACHINE, "--schedule", schedule, "--against-interval", 4, "--against-budget", 8)
+    itself = ok(*MACHINE, *TIDE, "--against-schedule", schedule)
+    both = ok(*MACHINE, "--schedule", other, "--against-schedule", schedule)
+
+    assert settings["changed"] == itself["base"] == both["base"]
+    assert both["base"].items() <= obeyed.items()
+    assert settings["base"] == itself["changed"]
+    assert settings["base"].items() <= ok(*simulate, *TIDE).items()
+    assert settings["changed_name"] == f"schedule {schedule}, 8 to 16 slots per layer"
+    assert settings["base_name"] == "tide every 4 steps, 8 slots per layer"
+    assert (both["base_name"], both["changed_name"]) == (
+        f"schedule {schedule}",
+        f"schedule {other}",
+    )
+    assert both["base"]["promotions"] != both["changed"]["promotions"]
+
+
+def test_a_schedule_for_another_machine_must_be_forced(ok, refused, schedule):
+    command = (*MACHINE, "--schedule", schedule, *FAST)
+
+    assert "made for another profile" in refused(*command)
+    assert ok(*command, "--force")["speedup"] > 1
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (TIDE, "nothing differs; give --set KEY=VALUE or"),
+        ((*TIDE, "--against-policy", "tide"), "nothing differs"),
+        ((*TIDE, *FAST, "--against-budget", 8), "nothing differs"),
+        (("--budget", 8, *FAST), "a run needs a policy or a schedule"),
+        ((*TIDE, "--against-memory-gb", -1), "--against-memory-gb is -1.0 but must be"),
+        ((*TIDE, "--against-batch", 0), "batch is 0 but must be"),
+        (("--schedule", "S", "--budget", 8, *FAST), "a schedule decides policy, interval"),
+        ((*TIDE, "--against-policy", "lru", "--against-schedule", "S"), "a schedule decides"),
+        (("--schedule", "S", "--against-interval", 4), "give a budget or a memory size"),
+        (("--schedule", "S", "--against-schedule", "S"), "nothing differs"),
+    ],
+)
+def test_what_cannot_be_compared_is_refused(refused, schedule, options, message):
+    assert message in refused(*MACHINE, *(schedule if one == "S" else one for one in options))
+
+
+def test_the_page_names_what_differs_at_both_timelines(ok, tmp_path):
+    page = tmp_path / "w.html"
+
+    ok(*MACHINE, *TIDE, "--against-policy", "previous-step", "--out", page, "--block", 2)
+
+    text = page.read_text()
+    base, changed = (
+        "previous-step every 4 steps, background promotion",
+        "tide every 4 steps, blocking promotion",
+    )
+    assert f"<h2>Timeline of the base: {base}</h2>" in text
+    assert f"<h2>Timeline with the change: {changed}</h2>" in text
+    assert f"{changed} against {base}: " in text
+    assert f"{A100}, 8 slots per layer, engine tidesim" in text

@@ -13,7 +13,7 @@ from tidesim.strict import unit
 
 _NUMBER = re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?|[-+]?(?:inf|nan)\b")
 _FACTOR = ("x", "X", "×", "*")
-_EXAMPLE = "write for example --set link.h2d_bytes_per_s=5e10, =50GB/s or =x1.5"
+_EXAMPLE = "write for example link.h2d_bytes_per_s=5e10, =50GB/s or =x1.5"
 
 _BYTES = {
     "B": 1.0,
@@ -61,7 +61,7 @@ def overridden(profile: HardwareProfile, texts: Iterable[str]) -> HardwareProfil
     for text in texts:
         key, equals, value = (part.strip() for part in text.partition("="))
         if not (key and equals and value):
-            raise SettingError(f"--set {text}: not KEY=VALUE; {_EXAMPLE}")
+            raise SettingError(f"{text}: not KEY=VALUE; {_EXAMPLE}")
         profile = profile.with_overrides({key: _value(profile, text, key, value)})
     return profile
 
@@ -71,7 +71,7 @@ def _value(profile: HardwareProfile, text: str, key: str, value: str) -> float:
     is_factor = value.startswith(_FACTOR)
     match = _NUMBER.match(value, 1 if is_factor else 0)
     if match is None:
-        raise SettingError(f"--set {text}: {value} is no number; {_EXAMPLE}")
+        raise SettingError(f"{text}: {value} is no number; {_EXAMPLE}")
     number, suffix = float(match.group()), value[match.end() :].strip()
     if key not in profile.known_keys():
         return number  # with_overrides says which key was meant
@@ -83,10 +83,10 @@ def _value(profile: HardwareProfile, text: str, key: str, value: str) -> float:
 def _given(profile: HardwareProfile, text: str, key: str, suffix: str) -> float:
     """Return the number that a factor multiplies."""
     if suffix:
-        raise SettingError(f"--set {text}: a factor has no unit; leave {suffix} out")
+        raise SettingError(f"{text}: a factor has no unit; leave {suffix} out")
     if profile.missing((key,)):
         raise SettingError(
-            f"--set {text}: {profile.name} holds no {key} to multiply; give it in {unit(key)}"
+            f"{text}: {profile.name} holds no {key} to multiply; give it in {unit(key)}"
         )
     return profile.value(key)
 
@@ -97,6 +97,6 @@ def _size(text: str, key: str, suffix: str) -> float:
     if suffix not in known:
         also = f", or with one of {', '.join(known)} behind it" if known else ", without a unit"
         raise SettingError(
-            f"--set {text}: {suffix} does not fit {key}; give {unit(key)} as a plain number{also}"
+            f"{text}: {suffix} does not fit {key}; give {unit(key)} as a plain number{also}"
         )
     return known[suffix]

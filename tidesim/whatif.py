@@ -1,12 +1,17 @@
 """What if: two runs of the same requests side by side, and every quantity in which they differ."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tidesim.errors import SettingError
+from tidesim.optimize import in_memory, splits
 from tidesim.records import Resource
 from tidesim.simulate import Case, SimulationResult, get_method, run
+from tidesim.trace.io import load_trace
+from tidesim.trace.passes import Trace
+from tidesim.variants import Variant
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -43,10 +48,31 @@ class WhatIf:
     Attributes
     ----------
     base, changed : SimulationResult
+    schedules : tuple of (str or None)
+        What to call the schedules that they obey, if any.
     """
 
     base: SimulationResult
     changed: SimulationResult
+    schedules: tuple[str | None, str | None] = (None, None)
+
+    @property
+    def names(self) -> tuple[str, str]:
+        """What tells the runs apart, in words; their machine where nothing does."""
+        base, changed = self._settings()
+        apart = [name for name in base if base[name] != changed[name]] or ["hardware"]
+        first, second = (", ".join(each[name] for name in apart) for each in (base, changed))
+        return first, second
+
+    @property
+    def common(self) -> str:
+        """What both runs have in common, in words."""
+        base, changed = self._settings()
+        return ", ".join(text for name, text in base.items() if text == changed[name])
+
+    def _settings(self) -> tuple[dict[str, str], dict[str, str]]:
+        base, changed = map(_settings, (self.base, self.changed), self.schedules)
+        return base, changed
 
     @property
     def speedup(self) -> float:
@@ -97,6 +123,8 @@ class WhatIf:
         return {
             "base": self.base.to_json(),
             "changed": self.changed.to_json(),
+            "base_name": self.names[0],
+            "changed_name": self.names[1],
             "speedup": self.speedup,
             "differences": [
                 {
@@ -151,6 +179,72 @@ def what_if(
         run(case, keep_records=keep_records, method=time_passes) for case in (base, changed)
     )
     return WhatIf(base=first, changed=second)
+
+
+def compare_variants(
+    trace: Trace | str | Path,
+    base: Variant,
+    changed: Variant,
+    *,
+    requests: Iterable[int] | None = None,
+    method: str = "des",
+    keep_records: bool = False,
+) -> WhatIf:
+    """Simulate two variants on the same requests of a trace.
+
+    Parameters
+    ----------
+    trace : Trace, str or Path
+        A trace, a bundled one's name or a file. Policies learn from its training requests.
+    base, changed : Variant
+    requests : iterable of int or None
+        Simulate these; by default the held-out ones, or all if none is marked so.
+    method, keep_records
+        As `what_if`.
+
+    Raises
+    ------
+    SettingError
+        The trace has none of the requests; or as `Variant.case` and `what_if`.
+    TidesimError
+        As `load_trace` and `Variant.case`.
+    """
+    whole = in_memory(trace if isinstance(trace, Trace) else load_trace(trace))
+    training, heldout = splits(whole)
+    judged = (heldout or training) if requests is None else _only(whole, tuple(requests))
+    first, second = (one.case(judged, popularity_from=training) for one in (base, changed))
+    found = what_if(first, second, method=method, keep_records=keep_records)
+    return replace(found, schedules=(base.schedule_name, changed.schedule_name))
+
+
+def _only(trace: Trace, requests: tuple[int, ...]) -> Trace:
+    there = [info.request for info in trace.meta.requests]
+    for wanted in requests:
+        if wanted not in there:
+            raise SettingError(
+                f"the trace has no request {wanted}; choose among {', '.join(map(str, there))}"
+            )
+    return trace.only(requests)
+
+
+def _settings(result: SimulationResult, schedule: str | None) -> dict[str, str]:
+    """Write what a run was asked for in words, by what it is about."""
+    every = "" if result.interval is None else f" every {_counted(result.interval, 'step')}"
+    least, most = min(result.budgets), max(result.budgets)
+    slots = f"{least} to {most}" if least < most else f"{most}"
+    return {
+        "hardware": result.hardware,
+        "policy": schedule or f"{result.policy}{every}",
+        "slots": f"{slots} slots per layer",
+        "engine": f"engine {result.engine}",
+        "promotion": f"{result.promotion} promotion",
+        "batch": f"{_counted(result.batch, 'request')} at a time",
+        "sizes": result.sizes,
+    }
+
+
+def _counted(number: int, noun: str) -> str:
+    return f"{number} {noun}{'s' * (number != 1)}"
 
 
 def _quantities(result: SimulationResult) -> Iterator[tuple[str, str, float]]:

@@ -1,8 +1,8 @@
 """What every command shares: options, tables, JSON and progress."""
 
 import json
-from collections.abc import Iterable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -213,8 +213,8 @@ def limits(most_promotions: str) -> tuple[int | None, ...]:
         ) from None
 
 
-def to_bytes(memory_gb: float | None) -> int | None:
-    """Convert ``--memory-gb``.
+def to_bytes(memory_gb: float | None, option: str = "--memory-gb") -> int | None:
+    """Convert ``--memory-gb``, or another `option`.
 
     Raises
     ------
@@ -224,7 +224,7 @@ def to_bytes(memory_gb: float | None) -> int | None:
     if memory_gb is None:
         return None
     if not 0 < memory_gb < 1e9:
-        raise SettingError(f"--memory-gb is {memory_gb} but must be a positive number of gigabytes")
+        raise SettingError(f"{option} is {memory_gb} but must be a positive number of gigabytes")
     return int(memory_gb * 1e9)
 
 
@@ -319,6 +319,23 @@ def progress(*, rate: str | None = None) -> Progress:
         console=err,
         transient=True,
     )
+
+
+@contextmanager
+def shown_late(bar: Progress, description: str) -> Iterator[Callable[..., None]]:
+    """Yield what updates the only task of a display, which appears with its first update.
+
+    So an error that comes before any work stands alone.
+    """
+    with ExitStack() as stack:
+        task = bar.add_task(description, total=None)
+
+        def update(**changes: Any) -> None:
+            if not bar.live.is_started:
+                stack.enter_context(bar)
+            bar.update(task, **changes)
+
+        yield update
 
 
 class _RateColumn(ProgressColumn):

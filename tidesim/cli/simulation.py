@@ -28,7 +28,6 @@ from tidesim.cli.common import (
     print_pairs,
     print_table,
     read_profile,
-    read_schedule,
     read_sizes,
     read_trace,
     share,
@@ -36,14 +35,10 @@ from tidesim.cli.common import (
 )
 from tidesim.compare import Comparison
 from tidesim.compare import compare as compare_policies
-from tidesim.errors import SettingError
-from tidesim.hardware import HardwareProfile
-from tidesim.model_spec import ModelSpec
 from tidesim.optimize import splits
-from tidesim.policies.scheduled import follow
-from tidesim.simulate import derivatives, get_method, prepare, run, sized_spec
+from tidesim.simulate import derivatives, get_method, run
 from tidesim.timeline import save_timeline
-from tidesim.trace.passes import Trace
+from tidesim.variants import Variant
 
 Engine = Annotated[
     str, typer.Option("--engine", help="How the runtime executes: tidesim or tide-reference.")
@@ -58,6 +53,13 @@ PromotionName = Annotated[
         help="When promoted experts serve: blocking (this pass) or background (the next); "
         "by default as the policy is meant.",
     ),
+]
+PolicyName = Annotated[str | None, typer.Option("--policy", help="Rule that places experts.")]
+ScheduleFile = Annotated[
+    Path | None, typer.Option("--schedule", help="A schedule file instead of these settings.")
+]
+EngineName = Annotated[
+    str | None, typer.Option("--engine", help="tidesim (the default) or tide-reference.")
 ]
 Batch = Annotated[
     int, typer.Option("--batch", metavar="N", help="Requests decoded in step, sharing experts.")
@@ -74,20 +76,13 @@ def simulate(
     trace: TraceName,
     *,
     hardware: Hardware,
-    policy: Annotated[
-        str | None, typer.Option("--policy", help="Rule that places experts.")
-    ] = None,
+    policy: PolicyName = None,
     interval: Interval = None,
     budget: Budget = None,
     memory_gb: MemoryGb = None,
-    schedule: Annotated[
-        Path | None, typer.Option("--schedule", help="A schedule file instead of these settings.")
-    ] = None,
+    schedule: ScheduleFile = None,
     force: Force = False,
-    engine: Annotated[
-        str | None,
-        typer.Option("--engine", help="tidesim (the default) or tide-reference."),
-    ] = None,
+    engine: EngineName = None,
     promotion: PromotionName = None,
     batch: Batch = 1,
     method: Annotated[
@@ -130,37 +125,24 @@ def simulate(
     time_passes = get_method(method)
     if timeline is not None:
         check_writable(timeline)
-    whole, profile = read_trace(trace), read_profile(hardware, set_)
+    whole = read_trace(trace)
     requests, split_name = choose_split(whole, split)
     requests = only_requests(requests, integers(only, "--requests"), split_name)
-    model_sizes = read_sizes(sizes)
-    settings: dict[str, Any] = {
-        "policy": policy,
-        "interval": interval,
-        "budget": budget,
-        "memory_bytes": to_bytes(memory_gb),
-        "engine": engine or "tidesim",
-        "promotion": promotion,
-    }
-    if schedule is not None:
-        if any(
-            item is not None for item in (policy, interval, budget, memory_gb, engine, promotion)
-        ):
-            raise SettingError(
-                "--schedule decides policy, interval, budget, engine and promotion; "
-                "leave those options out"
-            )
-        settings = _from_schedule(schedule, whole, profile, sizes=model_sizes, force=force)
-    if settings["policy"] is None:
-        raise SettingError("give --policy NAME or --schedule FILE")
-    case = prepare(
-        requests,
-        profile,
-        sizes=model_sizes,
-        popularity_from=splits(whole)[0],
+    variant = Variant(
+        hardware=hardware,
+        overrides=set_ or (),
+        policy=policy,
+        interval=interval,
+        budget=budget,
+        memory_bytes=to_bytes(memory_gb),
+        engine=engine,
+        promotion=promotion,
         batch=batch,
-        **settings,
+        schedule=schedule,
+        sizes=sizes,
+        force=force,
     )
+    case = variant.case(requests, popularity_from=splits(whole)[0])
     result = run(case, keep_records=timeline is not None, method=time_passes)
     if timeline is not None and result.records is not None:
         about = result.timeline_metadata() | {"trace": trace, "split": split_name}
@@ -171,22 +153,6 @@ def simulate(
         print_json(answer)
         return
     _print_result(f"{trace} ({split_name} requests) on {result.hardware}", answer)
-
-
-def _from_schedule(
-    path: Path, trace: Trace, profile: HardwareProfile, *, sizes: ModelSpec | None, force: bool
-) -> dict[str, Any]:
-    model = trace.meta.model
-    spec = sized_spec(model, sizes) if sizes else model
-    plan = read_schedule(path, model, trace=trace, profile=profile, sizes=spec, force=force)
-    return {
-        "policy": follow(plan),
-        "interval": plan.interval,
-        "budget": max(plan.budgets),
-        "memory_bytes": None,
-        "engine": plan.engine,
-        "promotion": plan.promotion,
-    }
 
 
 def _print_result(title: str, answer: dict[str, Any]) -> None:

@@ -30,6 +30,15 @@ from tidesim.optimize import judge, optimize
 from tidesim.optimize.job import ROUNDS
 from tidesim.schedule import save_schedule
 
+Formulation = Annotated[
+    str,
+    typer.Option(
+        "--formulation",
+        help="uniform (one interval and budget), layered (an interval and budget per layer), "
+        "free (any refresh steps and budget per layer) or closed-form.",
+    ),
+]
+
 
 def register(app: typer.Typer) -> None:
     """Add the commands of this module."""
@@ -43,14 +52,7 @@ def solve(
     out: Annotated[Path, typer.Option("--out", help="The schedule file to write (JSON).")],
     budget: Budget = None,
     memory_gb: MemoryGb = None,
-    formulation: Annotated[
-        str,
-        typer.Option(
-            "--formulation",
-            help="uniform (one interval and budget), layered (an interval and budget per layer), "
-            "free (any refresh steps and budget per layer) or closed-form.",
-        ),
-    ] = "uniform",
+    formulation: Formulation = "uniform",
     backend: Annotated[str, typer.Option("--backend", help="MILP solver: cbc or highs.")] = "cbc",
     time_limit: Annotated[
         float, typer.Option("--time-limit", help="Seconds for the solver.")

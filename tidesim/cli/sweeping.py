@@ -1,12 +1,19 @@
 """``tidesim sweep``: every point of a grid, as rows of a Parquet file."""
 
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from tidesim.cli.common import Json, check_writable, number, print_json, print_pairs, progress
+from tidesim.cli.common import (
+    Json,
+    check_writable,
+    number,
+    print_json,
+    print_pairs,
+    progress,
+    shown_late,
+)
 from tidesim.sweep import Progress, Swept, load_grid
 from tidesim.sweep import sweep as run_sweep
 
@@ -47,20 +54,19 @@ def sweep(
 ) -> None:
     """Simulate, or solve for a schedule, at every point of a grid.
 
+    Values of overrides are numbers, or texts as --set takes them. Where one of a key's values is a
+    text, the column of that key holds texts as the grid writes them, and numbers as Python does.
+
     Example: tidesim sweep notebooks/grid.toml --out r.parquet --workers 2
 
     JSON: out, points, failed, computed, seconds, points_per_s.
     """
     check_writable(out)
-    with ExitStack() as stack:
-        bar = progress(rate="points/s")
-        task = bar.add_task("sweep", total=None)
+    with shown_late(progress(rate="points/s"), "sweep") as update:
 
         def watch(seen: Progress) -> None:
-            if not bar.live.is_started:  # nothing is shown before the grid is checked
-                stack.enter_context(bar)
             description = f"sweep, {seen.failed} failed" if seen.failed else "sweep"
-            bar.update(task, description=description, total=seen.total, completed=seen.computed)
+            update(description=description, total=seen.total, completed=seen.computed)
 
         swept = run_sweep(
             load_grid(grid),

@@ -1,12 +1,15 @@
-"""``tidesim whatif``: two variants of a machine compared on the same requests."""
+"""``tidesim whatif``: two variants of a run compared on the same requests."""
 
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from tidesim.cli.common import (
     Budget,
+    Force,
     Hardware,
     Json,
     MemoryGb,
@@ -22,19 +25,27 @@ from tidesim.cli.common import (
     only_requests,
     print_json,
     print_table,
-    read_profile,
-    read_sizes,
     read_trace,
     to_bytes,
 )
 from tidesim.cli.report import Block, StepRange, read_steps
-from tidesim.cli.simulation import Batch, Engine, Interval, PromotionName
+from tidesim.cli.simulation import (
+    Batch,
+    EngineName,
+    Interval,
+    PolicyName,
+    PromotionName,
+    ScheduleFile,
+)
 from tidesim.errors import SettingError
-from tidesim.hardware import HardwareProfile
-from tidesim.optimize import in_memory, splits
-from tidesim.simulate import prepare
-from tidesim.whatif import Difference, WhatIf
-from tidesim.whatif import what_if as compare_cases
+from tidesim.variants import DECIDED, Variant
+from tidesim.whatif import Difference, WhatIf, compare_variants
+
+
+def _against(name: str, meaning: str, metavar: str | None = None) -> Any:
+    """Return an option of the run to compare with."""
+    panel = "The base: the same run, but for"
+    return typer.Option(f"--against-{name}", metavar=metavar, help=meaning, rich_help_panel=panel)
 
 
 def register(app: typer.Typer) -> None:
@@ -46,28 +57,48 @@ def whatif(
     trace: TraceName,
     *,
     hardware: Hardware,
-    policy: Annotated[str, typer.Option("--policy", help="Rule that places experts.")],
     set_: Overrides = None,
-    against_hardware: Annotated[
-        str | None,
-        typer.Option(
-            "--against-hardware",
-            metavar="NAME",
-            help="The machine to compare with; by default that of --hardware.",
-        ),
-    ] = None,
-    against_set: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--against-set", metavar="KEY=VALUE", help="Replace a number of the other machine."
-        ),
-    ] = None,
+    policy: PolicyName = None,
     interval: Interval = None,
     budget: Budget = None,
     memory_gb: MemoryGb = None,
-    engine: Engine = "tidesim",
+    schedule: ScheduleFile = None,
+    force: Force = False,
+    engine: EngineName = None,
     promotion: PromotionName = None,
     batch: Batch = 1,
+    against_hardware: Annotated[
+        str | None,
+        _against("hardware", "The base's machine, without the numbers of --set.", "NAME"),
+    ] = None,
+    against_set: Annotated[
+        list[str] | None,
+        _against("set", "Numbers of the base's machine, instead of those of --set.", "KEY=VALUE"),
+    ] = None,
+    against_policy: Annotated[
+        str | None, _against("policy", "The base's policy, which promotes as it is meant.")
+    ] = None,
+    against_interval: Annotated[
+        int | None, _against("interval", "The base's steps between refreshes.")
+    ] = None,
+    against_budget: Annotated[
+        int | None, _against("budget", "The base's expert slots per mixture layer.", "B")
+    ] = None,
+    against_memory_gb: Annotated[
+        float | None,
+        _against("memory-gb", "Instead of these slots: GPU memory for the base, in GB.", "G"),
+    ] = None,
+    against_schedule: Annotated[
+        Path | None,
+        _against("schedule", "A schedule file for the base instead of these settings."),
+    ] = None,
+    against_engine: Annotated[str | None, _against("engine", "The base's engine.")] = None,
+    against_promotion: Annotated[
+        str | None, _against("promotion", "When the base's promoted experts serve.")
+    ] = None,
+    against_batch: Annotated[
+        int | None, _against("batch", "Requests of the base decoded in step.", "N")
+    ] = None,
     sizes: Sizes = None,
     split: SplitOption = None,
     only: Requests = None,
@@ -79,40 +110,63 @@ def whatif(
     steps: StepRange = None,
     json: Json = False,
 ) -> None:
-    """Compare a changed machine with the one it was, or with another: what differs, and by how much.
+    """Compare a run with one that differs in some settings: every difference, and both timelines.
+
+    The run to compare with, the base, is the same but for what --against options name; with --set
+    and none of those, it is the run on the machine as it was.
 
     Example: tidesim whatif tide-tiny-mixed --hardware a100-40gb-pcie4-xeon48 --policy tide
     --interval 4 --budget 16 --sizes llada2.0-mini --set link.h2d_bytes_per_s=x1.5 --out whatif.html
 
-    JSON: base, changed, speedup, differences, split, report.
+    Example: tidesim whatif tide-tiny-mixed --hardware a100-40gb-pcie4-xeon48 --policy pay
+    --budget 16 --sizes llada2.0-mini --against-policy tide --against-interval 4
+
+    JSON: base, changed, base_name, changed_name, speedup, differences, split, report.
     """
     wanted = read_steps(steps)
     if out is not None:
         check_writable(out)
     elif block is not None or steps is not None:
         raise SettingError("--block and --steps choose what the page shows; give --out FILE too")
-    machines = _machines(hardware, set_, against_hardware, against_set)
-    whole = in_memory(read_trace(trace))
+    changed = Variant(
+        hardware=hardware,
+        overrides=set_ or (),
+        policy=policy,
+        interval=interval,
+        budget=budget,
+        memory_bytes=to_bytes(memory_gb),
+        engine=engine,
+        promotion=promotion,
+        batch=batch,
+        schedule=schedule,
+        sizes=sizes,
+        force=force,
+    )
+    base = _base(
+        changed,
+        {
+            "hardware": against_hardware,
+            "overrides": against_set,
+            "policy": against_policy,
+            "interval": against_interval,
+            "budget": against_budget,
+            "memory_bytes": to_bytes(against_memory_gb, "--against-memory-gb"),
+            "engine": against_engine,
+            "promotion": against_promotion,
+            "batch": against_batch,
+            "schedule": against_schedule,
+        },
+    )
+    whole = read_trace(trace)
     requests, split_name = choose_split(whole, split)
     requests = only_requests(requests, integers(only, "--requests"), split_name)
-    model_sizes, training = read_sizes(sizes), splits(whole)[0]
-    base, changed = (
-        prepare(
-            requests,
-            machine,
-            policy=policy,
-            interval=interval,
-            budget=budget,
-            memory_bytes=to_bytes(memory_gb),
-            engine=engine,
-            promotion=promotion,
-            batch=batch,
-            sizes=model_sizes,
-            popularity_from=training,
-        )
-        for machine in machines
+    found = compare_variants(
+        whole,
+        base,
+        changed,
+        requests=[info.request for info in requests.meta.requests],
+        keep_records=out is not None,
     )
-    found = compare_cases(base, changed, keep_records=out is not None)
     if out is not None:
         from tidesim.report.whatif_page import (  # noqa: PLC0415 (imports networkx, plotly)
             extracts,
@@ -125,29 +179,45 @@ def whatif(
         report = str(out) if out else None
         print_json(found.to_json() | {"split": split_name, "report": report})
         return
-    _print(f"{trace} ({split_name} requests), {policy}", found)
+    _print(f"{trace} ({split_name} requests), {found.common}", found)
 
 
-def _machines(
-    hardware: str,
-    set_: list[str] | None,
-    against_hardware: str | None,
-    against_set: list[str] | None,
-) -> tuple[HardwareProfile, HardwareProfile]:
-    """Return the machine to compare with, and the changed one.
+def _base(changed: Variant, options: Mapping[str, Any]) -> Variant:
+    """Return the run to compare with.
+
+    Parameters
+    ----------
+    changed : Variant
+    options : mapping
+        What --against options say by the name of the setting, None where one is not given.
 
     Raises
     ------
     SettingError
-        They are the same.
+        It is the same run.
     """
-    if not (set_ or against_hardware or against_set):
+    named = {name: value for name, value in options.items() if value is not None}
+    base = changed
+    if not named or named.keys() & {"hardware", "overrides"}:  # numbers of --set are not its own
+        base = replace(base, overrides=())
+    if "schedule" in named:
+        base = replace(
+            base, policy=None, interval=None, budget=None, memory_bytes=None, engine=None,
+            promotion=None,
+        )  # fmt: skip
+    elif named.keys() & set(DECIDED):
+        base = base.unscheduled()
+    if "policy" in named:
+        base = replace(base, promotion=None)
+    if named.keys() & {"budget", "memory_bytes"}:
+        base = replace(base, budget=None, memory_bytes=None)
+    base = replace(base, **named)
+    if base == changed:
         raise SettingError(
-            "nothing differs; give --set KEY=VALUE, --against-hardware NAME or "
-            "--against-set KEY=VALUE"
+            "nothing differs; give --set KEY=VALUE or what to compare with, such as "
+            "--against-hardware NAME or --against-policy NAME"
         )
-    changed = read_profile(hardware, set_)
-    return read_profile(against_hardware or hardware, against_set), changed
+    return base
 
 
 def _print(title: str, found: WhatIf) -> None:
@@ -161,7 +231,7 @@ def _print(title: str, found: WhatIf) -> None:
         for one in found.differences()
     ]
     print_table(
-        f"{title}\nbase: {base.hardware}\nchanged: {changed.hardware}",
+        f"{title}\nbase: {found.names[0]}\nchanged: {found.names[1]}",
         ["", "base", "changed", "change"],
         [*rows, ["waits longest for", base.bottleneck, changed.bottleneck, ""]],
     )

@@ -7,7 +7,7 @@ from typing import Any
 import plotly.graph_objects as go
 
 from tidesim.records import Counter, Record, Resource
-from tidesim.report.style import SERIES, add_line, color_of, new_figure
+from tidesim.report.style import DASHES, MARKERS, SERIES, add_line, color_of, new_figure
 
 
 def interval_figure(
@@ -73,6 +73,32 @@ def policies_figure(
     )
     figure.update_layout(hovermode="closest", margin={"l": 180}, height=120 + 26 * len(names))
     return figure
+
+
+def speed_figure(title: str, curves: Mapping[str, Mapping[float, float]], *, x: str) -> go.Figure:
+    """Draw tokens per second over a number, one curve per name; the values tried are the ticks.
+
+    Parameters
+    ----------
+    title : str
+    curves : mapping of str to (mapping of float to float)
+        Tokens per second by the number, which is above 0: its axis is logarithmic.
+    x : str
+        What the number is, with its unit.
+    """
+    figure = new_figure(title, x=x, y="tokens per second (simulated)")
+    for style, (name, points) in enumerate(curves.items()):
+        figure.add_scatter(
+            x=list(points),
+            y=list(points.values()),
+            name=escape(name),
+            mode="lines+markers",
+            line={"color": color_of(name.split(" ")[0]), "dash": DASHES[style % len(DASHES)]},
+            marker={"symbol": MARKERS[style % len(MARKERS)], "size": 8},
+        )
+    tried = sorted({value for points in curves.values() for value in points})
+    figure.update_xaxes(type="log", tickvals=tried, ticktext=[f"{value:g}" for value in tried])
+    return figure.update_yaxes(rangemode="tozero")
 
 
 PATH_ROW = "critical path"

@@ -34,7 +34,7 @@ SERIES = tuple(RESOURCES.values())
 DASHES = ("solid", "dash", "dot", "dashdot", "longdash")
 MARKERS = ("circle", "square", "diamond", "triangle-up", "x")
 
-_INK = "#808080"  # reads on light and dark pages alike
+INK = "#808080"  # reads on light and dark pages alike
 _GRID = "rgba(128,128,128,0.25)"
 
 
@@ -52,19 +52,19 @@ def new_figure(title: str, *, x: str, y: str) -> go.Figure:
     x, y : str
         Axis titles with units.
     """
-    axis = {"gridcolor": _GRID, "zerolinecolor": _GRID, "linecolor": _INK, "ticks": "outside"}
+    axis = {"gridcolor": _GRID, "zerolinecolor": _GRID, "linecolor": INK, "ticks": "outside"}
     return go.Figure(
         layout={
             "title": {"text": escape(title), "x": 0.02},  # plotly takes some HTML
             "xaxis": axis | {"title": {"text": x}},
             "yaxis": axis | {"title": {"text": y}},
-            "font": {"color": _INK, "family": "system-ui, sans-serif", "size": 13},
+            "font": {"color": INK, "family": "system-ui, sans-serif", "size": 13},
             "paper_bgcolor": "rgba(0,0,0,0)",
             "plot_bgcolor": "rgba(0,0,0,0)",
             "hovermode": "x unified",
             "hoverlabel": {"bgcolor": "#333333", "font": {"color": "#FFFFFF"}},
             "legend": {"orientation": "h", "y": -0.22, "yanchor": "top"},
-            "modebar": {"bgcolor": "rgba(0,0,0,0)", "color": _INK, "orientation": "v"},
+            "modebar": {"bgcolor": "rgba(0,0,0,0)", "color": INK, "orientation": "v"},
             "template": "none",
             "margin": {"l": 64, "r": 24, "t": 56, "b": 72},
         }

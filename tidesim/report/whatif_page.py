@@ -109,6 +109,7 @@ def write_whatif_page(
         The file cannot be written.
     """
     base, changed = found.base, found.changed
+    names = found.names
     figures = timeline_figures(*chosen)
     write_report(
         path,
@@ -122,21 +123,20 @@ def write_whatif_page(
                 table=difference_table(found),
             ),
             Section(
-                f"Timeline of the base: {base.hardware}",
+                f"Timeline of the base: {names[0]}",
                 figures[0],
                 "Both timelines show the same steps over the same milliseconds. Hatched bars are on "
                 "the critical path of the run, and the top row shows it alone; pale bars belong to "
                 "other passes that run meanwhile.",
             ),
-            Section(f"Timeline with the change: {changed.hardware}", figures[1]),
+            Section(f"Timeline with the change: {names[1]}", figures[1]),
             Section("What the critical path of these steps is made of", table=_path_table(*chosen)),
         ],
         footer=[
             ("times", "simulated"),
             ("routing", f"{base.sizes}, {base.provenance}, {trace}"),
-            *((name, one.hardware) for name, one in zip(_NAMES, (base, changed), strict=True)),
-            ("policy", _told(base, changed, "policy")),
-            ("engine", _told(base, changed, "engine")),
+            *zip(_NAMES, names, strict=True),
+            ("both", found.common),
             ("trace sha256", base.trace_sha256),
             ("profile sha256", _told(base, changed, "profile_sha256")),
         ],
@@ -154,7 +154,7 @@ def _percent(one: Difference) -> float | None:
 
 
 def _lead(found: WhatIf) -> str:
-    base, changed = found.base, found.changed
+    base, changed, names = found.base, found.changed, found.names
     bound = (
         f"Both wait longest for: {base.bottleneck}."
         if base.bottleneck == changed.bottleneck
@@ -162,7 +162,7 @@ def _lead(found: WhatIf) -> str:
         f"{changed.bottleneck}."
     )
     return (
-        f"{changed.hardware} against {base.hardware}: {changed.tokens_per_s:.4g} tokens/s instead "
+        f"{names[1]} against {names[0]}: {changed.tokens_per_s:.4g} tokens/s instead "
         f"of {base.tokens_per_s:.4g} ({100 * (found.speedup - 1):+.1f} %). {bound}"
     )
 

@@ -6,9 +6,17 @@ from dataclasses import dataclass
 from itertools import product
 from math import prod
 from pathlib import Path
+from sys import float_info
 from typing import Annotated, Any, Literal, Self, TypeVar
 
-from pydantic import BeforeValidator, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BeforeValidator,
+    Field,
+    PlainValidator,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 from pydantic_core import ErrorDetails
 
 from tidesim.engines import ENGINES, Promotion
@@ -22,10 +30,10 @@ VERSION = 1
 MOST_POINTS = 100_000
 
 T = TypeVar("T")
+Overrides = tuple[tuple[str, float | str], ...]  # what replaces numbers of a profile, by key
 _Names = Annotated[tuple[Annotated[str, Field(pattern=r"\S")], ...], Field(strict=False)]
 _Counts = Annotated[tuple[Annotated[int, Field(ge=1)], ...], Field(strict=False)]
 _Sizes = Annotated[tuple[Annotated[float, Field(gt=0, lt=1e9)], ...], Field(strict=False)]
-_Values = Annotated[tuple[float, ...], Field(strict=False, min_length=1)]
 
 
 def _flat(table: Any, prefix: str = "") -> Any:
@@ -40,6 +48,19 @@ def _flat(table: Any, prefix: str = "") -> Any:
     return flat
 
 
+def _number_or_text(value: Any) -> float | str:
+    """Check one value of an override; what a text says depends on the machine."""
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        if abs(value) <= float_info.max:
+            return float(value)
+        raise ValueError("must be finite")
+    if isinstance(value, str) and value.strip():
+        return value
+    raise ValueError('must be a number, or a text such as "50GB/s" or "x1.5"')
+
+
+_Value = Annotated[float | str, PlainValidator(_number_or_text)]
+_Values = Annotated[tuple[_Value, ...], Field(strict=False, min_length=1)]
 _Overrides = Annotated[dict[str, _Values], BeforeValidator(_flat)]
 
 
@@ -52,8 +73,9 @@ class Point:
     point : int
         Its number, from 0, in the order of `Grid.points`.
     trace, sizes, hardware, engine : str or None
-    overrides : tuple of (str, float)
-        Replaced numbers of the profile by key.
+    overrides : tuple of (str, float or str)
+        What replaces numbers of the profile, by key: a number in the unit that the key names, or a
+        text with a unit or factor, as `overridden` reads it.
     budget, memory_gb : int or float or None
         One of them.
     promotion, policy, formulation : str or None
@@ -65,7 +87,7 @@ class Point:
     trace: str
     sizes: str | None
     hardware: str
-    overrides: tuple[tuple[str, float], ...]
+    overrides: Overrides
     engine: str
     budget: int | None
     memory_gb: float | None
@@ -99,6 +121,7 @@ class Grid(Strict):
         Models whose sizes the routing drives; without any, the traces' own.
     overrides : tuple of dict
         What-ifs: each table spans its lists of values by key, an empty one is the machine as it is.
+        A value is a number or a text such as ``x1.5`` or ``50GB/s``.
     engines : tuple of str
     budgets, memory_gb : tuple
         Slots per mixture layer, and GPU memory instead.
@@ -229,7 +252,7 @@ class Grid(Strict):
                 formulation=way[2],
             )
 
-    def machines(self) -> Iterator[tuple[tuple[str, float], ...]]:
+    def machines(self) -> Iterator[Overrides]:
         """Yield what is replaced of each machine."""
         for table in self.overrides:
             for values in product(*table.values()):
@@ -286,7 +309,7 @@ _WORDS = {r"\S": "must not be blank"}
 _REPAIRS = {
     "format": f'this tidesim reads format = "{FORMAT}", version = {VERSION}',
     "version": f'this tidesim reads format = "{FORMAT}", version = {VERSION}',
-    "overrides": 'write [[overrides]] tables such as "link.h2d_bytes_per_s" = [2.5e10, 5e10]',
+    "overrides": 'write [[overrides]] tables such as "link.h2d_bytes_per_s" = [2.5e10, "x1.5"]',
 }
 
 

@@ -11,7 +11,8 @@ import tidesim
 from tidesim.errors import SettingError
 from tidesim.hardware import HardwareProfile, load_profile
 from tidesim.model_spec import ModelSpec, load_model_spec
-from tidesim.sweep.grid import Grid, Point, Solver
+from tidesim.overrides import overridden
+from tidesim.sweep.grid import Grid, Overrides, Point, Solver
 from tidesim.trace.io import load_trace
 from tidesim.trace.passes import Trace
 
@@ -68,7 +69,7 @@ def jobs_of(grid: Grid) -> list[Job]:
     ]
 
 
-Machines = dict[tuple[str, tuple[tuple[str, float], ...]], HardwareProfile | str]
+Machines = dict[tuple[str, Overrides], HardwareProfile | str]
 
 
 def _machines(grid: Grid) -> Machines:
@@ -78,7 +79,9 @@ def _machines(grid: Grid) -> Machines:
     for overrides in grid.machines():
         for name, profile in base.items():
             try:
-                found[name, overrides] = profile.with_overrides(dict(overrides))
+                found[name, overrides] = overridden(
+                    profile, (f"{key}={value}" for key, value in overrides)
+                )
             except SettingError as error:
                 found[name, overrides] = str(error)
         said = [found[name, overrides] for name in base]

@@ -4,19 +4,15 @@ Every pool is a function that takes tasks and yields each with its results once,
 """
 
 import logging
-import os
-import signal
-import threading
 from collections.abc import Callable, Generator, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from itertools import islice
-from multiprocessing import get_context
-from multiprocessing.connection import Connection
 from typing import Any
 
 from tidesim.errors import RunError, SettingError
+from tidesim.processes import processes
 from tidesim.sweep.jobs import Task
 from tidesim.sweep.rows import Row
 from tidesim.sweep.work import compute, failed
@@ -25,7 +21,6 @@ Done = tuple[Task, list[Row]]
 Pool = Callable[[Sequence[Task]], Generator[Done, None, None]]
 
 CONNECT_S = 10.0  # to wait for a Dask scheduler
-_THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 _DIED = "the worker died at this point, perhaps for want of memory"
 
 
@@ -51,7 +46,7 @@ def in_processes(tasks: Sequence[Task], *, workers: int) -> Generator[Done, None
 def _until_broken(tasks: Iterator[Task], *, workers: int) -> Generator[Done, None, list[Task]]:
     """Run tasks until none is left or a process dies; return those that it left undone."""
     running: dict[Future[list[Row]], Task] = {}
-    with _processes(workers) as pool:
+    with processes(workers) as pool:
         while True:
             broken = False
             for task in islice(tasks, 2 * workers - len(running)):
@@ -72,48 +67,6 @@ def _until_broken(tasks: Iterator[Task], *, workers: int) -> Generator[Done, Non
                     yield running.pop(future), rows
             if broken:
                 return list(running.values())
-
-
-@contextmanager
-def _processes(workers: int) -> Iterator[ProcessPoolExecutor]:
-    """Start processes that end with the block, or with this process, however that ends."""
-    context = get_context("spawn")
-    reader, writer = context.Pipe(duplex=False)
-    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_begin, initargs=(reader,))
-    with _one_thread_each():
-        try:
-            yield pool
-        except BaseException:
-            writer.close()  # nobody waits for points that nobody wants
-            raise
-        finally:
-            pool.shutdown(cancel_futures=True)
-            writer.close()
-            reader.close()
-
-
-def _begin(parent: Connection) -> None:
-    """Leave Ctrl-C to the parent, and end when it closes its end of a pipe or dies."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_follow, args=(parent,), daemon=True).start()
-
-
-def _follow(parent: Connection) -> None:
-    with suppress(EOFError, OSError):
-        parent.recv_bytes()
-    os._exit(1)
-
-
-@contextmanager
-def _one_thread_each() -> Iterator[None]:
-    """Let libraries in new processes use one thread, unless the environment says otherwise."""
-    absent = [name for name in _THREADS if name not in os.environ]
-    os.environ.update(dict.fromkeys(absent, "1"))
-    try:
-        yield
-    finally:
-        for name in absent:
-            os.environ.pop(name, None)
 
 
 def on_cluster(tasks: Sequence[Task], *, address: str) -> Generator[Done, None, None]:

@@ -1,7 +1,9 @@
 """Rows: what a sweep says of every point, as the columns of a Parquet file.
 
 The columns of a point are the values it was asked for, then one column per key of the grid's
-overrides (null where the machine keeps its own), then the columns of a result.
+overrides (null where the machine keeps its own), then the columns of a result. A key whose values
+are all numbers has a column of numbers. Where one is a text, such as ``x1.5``, its column holds texts
+as the grid writes them, and numbers as ``str`` does.
 """
 
 from collections.abc import Iterable, Sequence
@@ -72,15 +74,20 @@ RESULT = {
 
 def schema_of(grid: Grid) -> pa.Schema:
     """Return the columns of a grid's sweep."""
-    columns = _POINT | dict.fromkeys(_override_keys(grid), pa.float64()) | RESULT
+    columns = _POINT | _override_columns(grid) | RESULT
     return pa.schema(
         list(columns.items()),
         metadata={"format": FORMAT, "version": str(VERSION), "tool_version": tidesim.__version__},
     )
 
 
-def _override_keys(grid: Grid) -> list[str]:
-    return list(dict.fromkeys(key for table in grid.overrides for key in table))
+def _override_columns(grid: Grid) -> dict[str, pa.DataType]:
+    columns: dict[str, pa.DataType] = {}
+    for key, values in (item for table in grid.overrides for item in table.items()):
+        if columns.get(key) != pa.string():
+            texts = any(isinstance(value, str) for value in values)
+            columns[key] = pa.string() if texts else pa.float64()
+    return columns
 
 
 def point_row(point: Point) -> Row:
@@ -121,7 +128,13 @@ def solver_row(solved: Optimised) -> Row:
 
 def table_of(rows: Iterable[Row], schema: pa.Schema) -> pa.Table:
     """Return rows as a table; a column that a row lacks is null."""
-    return pa.Table.from_pylist(list(rows), schema=schema)
+    texts = [field.name for field in schema if field.type == pa.string()]
+    return pa.Table.from_pylist([row | _written(row, texts) for row in rows], schema=schema)
+
+
+def _written(row: Row, names: Iterable[str]) -> Row:
+    """Return the numbers among some columns as texts: overrides that others write as a text."""
+    return {name: str(row[name]) for name in names if isinstance(row.get(name), float)}
 
 
 def results_in(table: pa.Table) -> list[Row]:

@@ -1,6 +1,5 @@
 """Sweep: every point of a grid, simulated or solved, wherever workers are; crash-safe."""
 
-import os
 from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -9,6 +8,7 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 from tidesim.errors import SettingError
+from tidesim.processes import count_workers
 from tidesim.sweep.grid import Grid, load_grid
 from tidesim.sweep.jobs import Job, Task, jobs_of, tasks_of
 from tidesim.sweep.pools import Done, Pool, here, in_processes, on_cluster
@@ -157,13 +157,11 @@ def _pool(workers: int | None, dask: str | None) -> Pool:
         if workers is not None:
             raise SettingError("workers and a Dask address contradict each other; give one of them")
         return lambda tasks: on_cluster(tasks, address=dask)
-    if workers is not None and workers < 1:
-        raise SettingError(f"workers is {workers} but must be at least 1")
-    most = len(os.sched_getaffinity(0)) if workers is None else workers
+    count_workers(workers, tasks=1)
 
     def local(tasks: Sequence[Task]) -> Generator[Done, None, None]:
-        needed = min(most, len(tasks))
-        return here(tasks) if needed <= 1 else in_processes(tasks, workers=needed)
+        needed = count_workers(workers, tasks=len(tasks))
+        return here(tasks) if needed == 1 else in_processes(tasks, workers=needed)
 
     return local
 

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from itertools import combinations
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -13,6 +13,9 @@ from tidesim.errors import SettingError
 from tidesim.placement import FloatArray
 from tidesim.validate.explain import WorstPass, worst_passes
 from tidesim.validate.trial import Trial
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 WORST = 8  # passes that a report explains
 
@@ -199,6 +202,18 @@ class Report:
         if self.kendall_tau is None or self.kendall_tau < most.kendall_tau:
             tau = "not defined" if self.kendall_tau is None else f"{self.kendall_tau:.3f}"
             yield f"Kendall's tau is {tau} but at least {most.kendall_tau} is needed"
+
+    def frame(self) -> "pd.DataFrame":
+        """Return a pandas table with a row per configuration: seconds, and shares of them."""
+        import pandas as pd  # noqa: PLC0415 (a heavy import, paid only where a table is wanted)
+
+        names = ("name", "calibration", "predicted_s", "measured_s", "run_error", "repeat_spread")
+        rows = [
+            {name: getattr(trial, name) for name in names}
+            | {"counters_match": not trial.mismatches}
+            for trial in self.trials
+        ]
+        return pd.DataFrame(rows).astype({"repeat_spread": float})
 
     def to_json(self) -> dict[str, Any]:
         """Return JSON-ready values, keys stable."""
