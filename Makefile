@@ -28,8 +28,9 @@ format: $(INSTALLED)  ## apply ruff's fixes and format
 	$(RUN) ruff check --fix
 	$(RUN) ruff format
 
-docs: $(INSTALLED)  ## docs/commands.md from the commands
+docs: $(INSTALLED)  ## docs/commands.md from the commands, the schema of their JSON from docs/json.md
 	$(VENV)/bin/python docs/commands.py > docs/commands.md
+	$(VENV)/bin/python docs/schemas.py > docs/json.schema.json
 
 screenshots: $(INSTALLED)  ## docs/images from the commands, in ten minutes; needs Chromium
 	PYTHONPATH=tests $(VENV)/bin/python docs/screenshots.py

@@ -11,8 +11,9 @@ from tidesim import cli
 _HEAD = """# Commands
 
 Made from the commands themselves by `make docs`; a test compares. Every command prints text, or with
-`--json` one JSON object with the keys listed under it. Status 0 is done, 1 a check that failed, 2 wrong
-input, said in one sentence on stderr, 3 a fault of tidesim.
+`--json` one JSON object with the keys listed under it; [json.md](json.md) has their types, units and
+meanings. Status 0 is done, 1 a check that failed, 2 wrong input, said in one sentence on stderr, 3 a
+fault of tidesim.
 """
 
 

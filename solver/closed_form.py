@@ -22,6 +22,14 @@ def closed_form_costs_s(terms: ClosedFormTerms) -> FloatArray:
     Notes
     -----
     Source: TIDE, arXiv 2605.20179, equations 5 to 7.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> terms = {"promotion_s": 1.0, "miss_s": 0.5, "budget": 8, "drift": 0.1}
+    >>> terms["miss_share"] = np.array([0.1, 0.2, 0.3, 0.4])
+    >>> closed_form_costs_s(ClosedFormTerms(**terms)).round(2).tolist()
+    [4.8, 6.24, 7.69, 9.15]
     """
     steps = terms.miss_share.size
     interval = np.arange(1, steps + 1)

@@ -154,6 +154,14 @@ def objective_s(problem: Problem, options: Sequence[int], refreshes: Sequence[St
     ------
     ProblemError
         If the placement is none, or breaks the memory or a cap; says which.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> costs = np.ones((1, 1, 1, 4, 5))  # a second from each refresh to the next
+    >>> problem = Problem(steps=4, budgets=np.array([8]), arc_cost_s=costs)
+    >>> objective_s(problem, [0], [(0, 2)])
+    2.0
     """
     if not len(options) == len(refreshes) == problem.layers:
         raise ProblemError(

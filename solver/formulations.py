@@ -67,6 +67,15 @@ def solve(
         If an option is out of its range, or the problem lacks what the formulation needs.
     BackendError
         If the backend cannot run, or contradicts the problem.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> costs = np.ones((1, 1, 1, 4, 5))  # a second from each refresh to the next
+    >>> problem = Problem(steps=4, budgets=np.array([8]), arc_cost_s=costs)
+    >>> found = solve(problem, formulation=Formulation.FREE)
+    >>> str(found.status), found.refresh_steps, found.objective_s
+    ('optimal', ((0,),), 1.0)
     """
     start = perf_counter()
     limits = Limits(time_limit_s=time_limit_s, gap=gap)

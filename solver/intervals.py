@@ -17,7 +17,13 @@ TIE_RELATIVE = 1e-12
 
 
 def refresh_steps(steps: int, interval: int) -> Steps:
-    """Return the steps 0, τ, 2τ … below ``steps`` at which residents are chosen anew."""
+    """Return the steps 0, τ, 2τ … below ``steps`` at which residents are chosen anew.
+
+    Examples
+    --------
+    >>> refresh_steps(10, 4)
+    (0, 4, 8)
+    """
     return tuple(range(0, steps, interval))
 
 

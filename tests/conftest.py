@@ -1,8 +1,12 @@
 import json
 import os
 import sys
+from functools import partial
 
+import answers
+import command_lines
 import pytest
+import typer.main
 from hypothesis import settings
 
 from tidesim import cli
@@ -35,16 +39,42 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture
 def tidesim(monkeypatch, capsys):
-    """Run a command line in this process; return (status, stdout, stderr)."""
+    """Run a command line in this process; return (status, stdout, stderr).
+
+    An answer as JSON must be what docs/json.md says.
+    """
 
     def run(*arguments):
         monkeypatch.setattr(sys, "argv", ["tidesim", *map(str, arguments)])
         with pytest.raises(SystemExit) as stopped:
             cli.main()
-        captured = capsys.readouterr()
-        return stopped.value.code or 0, captured.out, captured.err
+        captured, status = capsys.readouterr(), stopped.value.code or 0
+        if "--json" in arguments and captured.out:
+            answers.check(arguments, json.loads(captured.out))
+        return status, captured.out, captured.err
 
     return run
+
+
+@pytest.fixture
+def parsed(tidesim, monkeypatch):
+    """Parse a command line without running it; return the name of its command."""
+    called = []
+
+    def record(which, /, **_):
+        called.append(which)
+
+    app = typer.main.get_command(cli.app)
+    for name, command in command_lines.DOCS["leaves"](app, "tidesim"):
+        monkeypatch.setattr(command, "callback", partial(record, name))
+    monkeypatch.setattr(cli, "app", app)
+
+    def parse(line):
+        status, _, err = tidesim(*line)
+        assert status == 0, err
+        return called.pop()
+
+    return parse
 
 
 @pytest.fixture

@@ -1,5 +1,6 @@
 """``tidesim trace synth`` and ``fit`` as their users meet them."""
 
+import answers
 import pytest
 
 from tidesim.resources import data_dir
@@ -44,11 +45,11 @@ def test_smaller_blocks_and_the_text_answer(tidesim, tmp_path):
 
 def test_fitted_parameters_draw_a_trace_of_their_model(ok, tidesim, tmp_path):
     path = tmp_path / "tiny.toml"
-    answer = ok(
-        "trace", "fit", "tide-tiny-mixed", "--requests", 2, "--rounds", 1, "--out", path,
-    )  # fmt: skip
+    line = ("trace", "fit", "tide-tiny-mixed", "--requests", 2, "--rounds", 1, "--out", path)
+    answer = ok(*line)
     drawn = ok("trace", "synth", "--parameters", path, "--out", tmp_path / "t.parquet")
 
+    assert answers.unmet({line: answer}) == set()
     assert answer["parameters"] == str(path)
     assert answer["routing"] == {n: item.value for n, item in load_parameters(path).routing}
     for row in answer["targets"]:

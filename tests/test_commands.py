@@ -4,138 +4,36 @@ import io
 import os
 import re
 import resource
-import runpy
-import shlex
 import subprocess
 import sys
-from functools import partial
 from pathlib import Path
 
 import pytest
-import typer.main
+from command_lines import (
+    A100,
+    DOCS,
+    LEAVES,
+    LINES,
+    ROOT,
+    TRACE,
+    documented_keys,
+    examples,
+    furnish,
+)
 from rich.cells import cell_len
 from rich.console import Console
 
 from tidesim import cli
 from tidesim.cli import common
-from tidesim.trace.io import load_trace, save_trace
 
-ROOT = Path(__file__).parents[1]
-DOCS = runpy.run_path(str(ROOT / "docs" / "commands.py"))
-LEAVES = dict(DOCS["leaves"](typer.main.get_command(cli.app), "tidesim"))
-A100 = ("--hardware", "a100-40gb-pcie4-xeon48", "--budget", "16", "--sizes", "llada2.0-mini")
-TRACE, SMALL = "tide-tiny-mixed", "small.parquet"
-# Cheap command lines, in an order in which each finds the files that it reads.
-LINES = (
-    ("trace", "info", TRACE),
-    ("trace", "stats", TRACE, "--lags", "1,2"),
-    ("trace", "stats", TRACE, "--window", "block"),
-    ("hardware", "list"),
-    ("hardware", "show", "a100-40gb-pcie4-xeon48"),
-    ("hardware", "measure", "--model", "tide-tiny", "--seconds", "2", "--out", "box.toml"),
-    ("model", "list"),
-    ("model", "memory", "llada2.0-mini"),
-    ("simulate", SMALL, *A100, "--policy", "lru", "--timeline", "run.json"),
-    ("report", "run.json", "--out", "run.html"),
-    ("solve", SMALL, *A100, "--out", "schedule.json"),
-    ("solve", SMALL, *A100, "--no-judge", "--out", "schedule.json"),
-    ("schedule", "show", "schedule.json"),
-    ("schedule", "export", "schedule.json"),
-    ("schedule", "schema"),
-    ("compare", SMALL, *A100, "--intervals", "2,4"),
-    ("regimes", SMALL, *A100, "--intervals", "2"),
-    ("sensitivity", SMALL, *A100, "--intervals", "2"),
-    ("whatif", SMALL, *A100, "--policy", "lru", "--set", "link.h2d_bytes_per_s=x2"),
-    ("plan", "--model", "llada2.0-mini", "--trace", SMALL, "--hardware", A100[1], "--memory", "3.45",
-     "--no-upgrades", "--out", "plan.html"),
-    ("sweep", "grid.toml", "--out", "r.parquet", "--workers", "1"),
-    ("trace", "synth", "--model", "tide-tiny", "--requests", "1", "--gen-length", "8",
-     "--seed", "0", "--out", "s.parquet"),
-    ("generate", "--prompt", "import os", "--gen-length", "16"),
-    ("generate", "--prompt", "import os", "--gen-length", "16", "--policy", "lru", "--budget", "8"),
-    ("capture", "--prompts", "prompts.jsonl", "--gen-length", "16", "--out", "t.parquet"),
-    ("trace", "import", "moe.csv", "--from", "llama.cpp", "--model", "tide-tiny", "--out", "i.parquet"),
-    ("replay", "schedule.json", SMALL, "--layers", "1", "--repeats", "1", "--force",
-     "--out", "m.parquet"),
-)  # fmt: skip
-# test_wheel.py, test_cli_validate.py, test_reproduce.py and test_cli_synth.py run them.
-DEAR = {"tidesim demo", "tidesim validate", "tidesim reproduce", "tidesim trace fit"}
-
-GRID = """
-format = "tidesim-grid"
-version = 1
-traces = ["small.parquet"]
-hardware = ["a100-40gb-pcie4-xeon48"]
-budgets = [8]
-policies = ["lru"]
-"""
-
-
-def name_of(line):
-    """Return the command that a line calls."""
-    return next(
-        name for name in LEAVES if f"{' '.join(['tidesim', *line])} ".startswith(f"{name} ")
-    )
-
-
-def documented_keys(name):
-    """Return the JSON keys that a command's help names: those that are always there, and all."""
-    told = " ".join(re.search(r"JSON: ([^.]*)\.(?:\n|$)", LEAVES[name].help)[1].split())
-    required, _, optional = told.partition("; ")
-    keys = set(required.split(", "))
-    return keys, keys | set(optional.partition(": ")[2].split(", ")) - {""}
-
-
-def lines_of(text):
-    """Return the tidesim command lines in an indented block, joined where they go on."""
-    joined = re.sub(r"\\\n\s*", " ", text)
-    found = re.findall(r"^ {4}(tidesim .*)$", joined, re.MULTILINE)
-    return [shlex.split(line, comments=True)[1:] for line in found]
-
-
-README = lines_of((ROOT / "README.md").read_text())
-
-
-def examples(name):
-    """Return the command lines in a command's help."""
-    text = " ".join(LEAVES[name].help.split())
-    return [
-        shlex.split(line)[1:]
-        for line in re.findall(r"Example: (tidesim .*?)(?= Example: | JSON: |$)", text)
-    ]
-
-
-@pytest.fixture
-def parsed(tidesim, monkeypatch):
-    """Parse a command line without running it; return the name of its command."""
-    called = []
-
-    def record(which, /, **_):
-        called.append(which)
-
-    app = typer.main.get_command(cli.app)
-    for name, command in DOCS["leaves"](app, "tidesim"):
-        monkeypatch.setattr(command, "callback", partial(record, name))
-    monkeypatch.setattr(cli, "app", app)
-
-    def parse(line):
-        status, _, err = tidesim(*line)
-        assert status == 0, err
-        return called.pop()
-
-    return parse
+PROGRAM = (sys.executable, "-c",
+           "import sys; sys.argv[0] = 'tidesim'; from tidesim.cli import main; main()")  # fmt: skip
 
 
 @pytest.fixture(scope="module")
 def workplace(tmp_path_factory):
     folder = tmp_path_factory.mktemp("commands")
-    (folder / "prompts.jsonl").write_text('{"text": "import os"}\n')
-    (folder / "grid.toml").write_text(GRID)
-    rows = [f"{layer},{expert}" for _ in range(2) for layer in range(1, 5) for expert in range(4)]
-    (folder / "moe.csv").write_text("\n".join(rows) + "\n")
-    trace = load_trace(TRACE)
-    split = {info.split: info.request for info in trace.meta.requests}
-    save_trace(trace.only(split.values()), folder / SMALL)
+    furnish(folder)
     return folder
 
 
@@ -160,72 +58,7 @@ def test_every_option_says_what_it_does(name):
     assert [param.name for param in LEAVES[name].params if not param.help] == []
 
 
-@pytest.mark.parametrize("line", README, ids=" ".join)
-def test_every_command_line_of_the_readme_parses(line, parsed):
-    assert f"tidesim {' '.join(line)}".startswith(parsed(line))
-
-
-def test_the_readme_shows_most_commands():
-    shown = {name_of(line) for line in README}
-
-    assert len(README) > 15
-    assert shown >= {f"tidesim {name}" for name in ("simulate", "solve", "compare", "validate")}
-
-
-def test_the_cheap_commands_of_the_readme_run(tidesim, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    cheap = {
-        "tidesim trace info", "tidesim hardware list", "tidesim hardware show", "tidesim report",
-        "tidesim model list", "tidesim model memory",
-    }  # fmt: skip
-    lines = [line for line in README if name_of(line) in cheap or "--timeline" in line]
-
-    for line in lines:
-        status, out, err = tidesim(*line)
-        assert (status, bool(out)) == (0, True), (line, err)
-    assert len(lines) >= 5
-
-
 # ── answers ──────────────────────────────────────────────────────────────────────────────────────
-
-
-@pytest.mark.parametrize("line", LINES, ids=" ".join)
-def test_the_answer_has_the_documented_keys(line, ok, workplace, monkeypatch):
-    monkeypatch.chdir(workplace)
-    required, known = documented_keys(name_of(line))
-
-    keys = ok(*line).keys()
-
-    assert required <= keys <= known
-
-
-def test_every_command_is_run_for_its_keys():
-    assert {name_of(line) for line in LINES} | DEAR == LEAVES.keys()
-
-
-MACHINE = A100[:2]
-TAKE_A_MACHINE = (
-    *(line for line in LINES if "--hardware" in line),
-    ("hardware", "show", MACHINE[1]),
-    ("generate", "--prompt", "import os", "--policy", "lru", "--budget", "8", *MACHINE),
-    ("validate", "schedule.json", TRACE, *MACHINE),
-)
-
-
-@pytest.mark.parametrize("line", TAKE_A_MACHINE, ids=" ".join)
-def test_every_command_reads_what_ifs_of_its_machine(line, refused, workplace, monkeypatch):
-    monkeypatch.chdir(workplace)
-
-    assert "link.speed = 2.0 is no number of a profile" in refused(*line, "--set", "link.speed=2")
-
-
-def test_no_command_that_takes_a_machine_is_left_out():
-    options = {
-        name: {one for param in LEAVES[name].params for one in param.opts} for name in LEAVES
-    }
-    takes = {name for name in LEAVES if options[name] & {"--hardware", "--set"}}
-
-    assert takes == {name_of(line) for line in TAKE_A_MACHINE}
 
 
 SHOWN = [line for line in LINES if line[0] not in {"generate", "capture", "replay"}
@@ -248,6 +81,95 @@ def test_what_is_printed_fits_80_columns_and_nothing_is_cut(line, tidesim, workp
     words = {word for word in wide.file.getvalue().split() if not set(word) <= set("─━")}
     assert words
     assert {word for word in words if len(word) <= 40} - set(narrow.split()) == set()
+
+
+# ── help ─────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("columns", [60, 80])
+@pytest.mark.parametrize("name", LEAVES)
+def test_the_help_of_a_command_names_every_option_whole(name, columns, tidesim, monkeypatch):
+    monkeypatch.setenv("COLUMNS", str(columns))
+
+    status, out, err = tidesim(*name.split()[1:], "--help")
+
+    assert (status, err) == (0, "")
+    assert [line for line in out.splitlines() if cell_len(line) > columns] == []
+    params = LEAVES[name].params
+    names = {name for p in params for name in (p.opts if p.opts[0][0] == "-" else [p.metavar])}
+    assert names - set(out.split()) == set()
+    assert "".join(LEAVES[name].help.split()) in "".join(out.split())
+
+
+@pytest.mark.parametrize("group", ["", "trace", "hardware", "model", "schedule"])
+def test_the_help_of_a_group_says_of_each_command_what_it_does(group, tidesim, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    name = f"tidesim {group}".strip()
+    members = [
+        leaf
+        for leaf in LEAVES
+        if leaf.startswith(name) and len(leaf.split()) - 1 == len(name.split())
+    ]
+
+    _, out, _ = tidesim(*group.split(), "--help")
+
+    assert max(map(len, out.splitlines())) <= 80
+    assert members
+    for leaf in members:
+        says = " ".join(LEAVES[leaf].help.split("\n\n")[0].split()).rstrip(".")
+        assert f"{leaf.split()[-1]} {says}" in " ".join(out.split())
+
+
+def test_without_arguments_the_help_is_shown(tidesim):
+    status, out, err = tidesim()
+
+    assert (status, out) == (2, "")
+    assert err.strip() == tidesim("--help")[1].strip()
+
+
+def test_a_mistyped_command_or_option_is_told_the_right_one(tidesim):
+    status, _, err = tidesim("simulte")
+    assert (status, "Did you mean 'simulate'?" in err) == (2, True)
+
+    status, _, err = tidesim("trace", "info", TRACE, "--jsn")
+    assert (status, "--json" in err) == (2, True)
+
+
+# ── how it ends ──────────────────────────────────────────────────────────────────────────────────
+
+
+def test_ctrl_c_ends_in_a_word_and_status_130(tidesim, monkeypatch):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("tidesim.cli.trace.trace_info", interrupt)
+
+    assert tidesim("trace", "info", TRACE) == (130, "", "tidesim: interrupted\n")
+
+
+@pytest.mark.parametrize("line", [("hardware", "list"), ("hardware", "list", "--json")])
+def test_a_full_disk_behind_stdout_is_said_in_one_sentence(line):
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [*PROGRAM, *line], cwd=ROOT, check=False, stdout=full, stderr=subprocess.PIPE, text=True
+        )
+
+    assert done.returncode == 2
+    assert done.stderr.startswith("tidesim: stdout: cannot be written (No space left on device)")
+    assert len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize("line", [("hardware", "show", A100[1]), ("schedule", "schema", "--json")])
+def test_a_reader_that_has_seen_enough_is_no_error(line):
+    reader, writer = os.pipe()
+    os.close(reader)
+
+    done = subprocess.run(
+        [*PROGRAM, *line], cwd=ROOT, check=False, stdout=writer, stderr=subprocess.PIPE, text=True
+    )
+
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (1, "")
 
 
 # ── options of every command ─────────────────────────────────────────────────────────────────────
@@ -298,9 +220,8 @@ def test_no_color_is_respected(no_color, coloured):
 
 
 def command(*line, environment):
-    code = "import sys; sys.argv[0] = 'tidesim'; from tidesim.cli import main; main()"
     done = subprocess.run(
-        [sys.executable, "-c", code, *line], cwd=ROOT, env=environment, check=False,
+        [*PROGRAM, *line], cwd=ROOT, env=environment, check=False,
         capture_output=True, text=True, encoding="utf-8",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr

@@ -1,7 +1,6 @@
 """The optimiser against enumeration, shortest paths, direct evaluation and its own promises."""
 
 import dataclasses
-import doctest
 import math
 import re
 import tempfile
@@ -573,7 +572,3 @@ def test_every_error_raised_on_purpose_is_a_solver_error():
     assert issubclass(ProblemError, ValueError)
     assert issubclass(BackendError, SolverError)
     assert issubclass(BackendError, RuntimeError)
-
-
-def test_the_example_in_the_package_docstring_runs():
-    assert doctest.testmod(solver).failed == 0

@@ -208,6 +208,20 @@ def compare(
     ------
     SettingError, CapacityError, FormatError
         As `optimize`. A policy other than tide that does not fit is left out and named.
+
+    Examples
+    --------
+    >>> from tidesim.hardware import load_profile
+    >>> from tidesim.model_spec import load_model_spec
+    >>> from tidesim.trace.io import load_trace
+    >>> trace = load_trace("tide-tiny-mixed").only((3, 26))
+    >>> sizes = load_model_spec("llada2.0-mini")
+    >>> settings = {"budget": 16, "sizes": sizes, "intervals": (2, 4)}
+    >>> compared = compare(trace, load_profile("a100-40gb-pcie4-xeon48"), **settings)
+    >>> compared.requests, compared.chosen.name, compared.best.policy
+    ('heldout', 'tide τ=1', 'q-split')
+    >>> [row.policy for row in compared.rows if row.is_bound]
+    ['belady', 'full-knowledge', 'all-gpu', 'all-cpu']
     """
     _check_intervals(intervals or ())
     whole = in_memory(trace)

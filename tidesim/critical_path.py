@@ -40,6 +40,16 @@ def critical_path(records: Records, *, tolerance_s: float | None = None) -> tupl
         Seconds by which an end and a start may differ and still be one moment: for measured
         records the clock's resolution, well below the shortest operation. By default
         `resolution_s`.
+
+    Examples
+    --------
+    >>> from tidesim.records import Record, Resource
+    >>> where = {"request": 0, "block": 0, "step": 0, "layer": 1}
+    >>> copied = Record(Resource.H2D, 0.0, 2.0, "promote", **where)
+    >>> attended = Record(Resource.GPU, 0.0, 1.0, "attention", **where)
+    >>> computed = Record(Resource.GPU, 2.0, 3.0, "experts", **where)
+    >>> [row.label for row in critical_path(Records([copied, attended, computed]))]
+    ['promote', 'experts']
     """
     tolerance = resolution_s(records) if tolerance_s is None else tolerance_s
     rows = sorted(records, key=lambda row: (row.start_s, row.end_s))

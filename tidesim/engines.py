@@ -98,6 +98,11 @@ def get_engine(name: str) -> Engine:
     ------
     SettingError
         No engine of that name.
+
+    Examples
+    --------
+    >>> str(get_engine("tide-reference").window)
+    'full'
     """
     if name not in ENGINES:
         raise SettingError(f"engine {name!r} is not known; use one of: {', '.join(ENGINES)}")

@@ -230,13 +230,26 @@ class HardwareProfile(Strict):
 
 
 def count_kinds(profile: HardwareProfile) -> dict[str, int]:
-    """Count a profile's numbers that are measured, from a datasheet, or estimated."""
+    """Count a profile's numbers that are measured, from a datasheet, or estimated.
+
+    Examples
+    --------
+    >>> count_kinds(load_profile("a100-40gb-pcie4-xeon48"))
+    {'measured': 3, 'datasheet': 5, 'estimated': 26}
+    """
     kinds = [row.kind for row in describe(profile)]
     return {kind: kinds.count(kind) for kind in ("measured", "datasheet", "estimated")}
 
 
 def what_if_label(profile: HardwareProfile) -> str:
-    """Name a machine and every number of it that an override replaced."""
+    """Name a machine and every number of it that an override replaced.
+
+    Examples
+    --------
+    >>> machine = load_profile("a100-40gb-pcie4-xeon48")
+    >>> what_if_label(machine.with_overrides({"link.h2d_bytes_per_s": 5e10}))
+    'a100-40gb-pcie4-xeon48 with link.h2d_bytes_per_s = 5e+10'
+    """
     replaced = [f"{row.key} = {row.value:g}" for row in describe(profile) if row.source == OVERRIDE]
     return f"{profile.name} with {', '.join(replaced)}" if replaced else profile.name
 
@@ -253,6 +266,12 @@ def load_profile(name_or_path: str | Path) -> HardwareProfile:
         Neither a file nor a bundled name.
     FormatError
         Not a profile of this format and version; the message names file, key, value and repair.
+
+    Examples
+    --------
+    >>> machine = load_profile("a100-40gb-pcie4-xeon48")
+    >>> machine.value("link.h2d_bytes_per_s"), str(machine.kind_of("link.h2d_bytes_per_s"))
+    (25130000000.0, 'measured')
     """
     path = find("hwprofiles", name_or_path)
     try:
@@ -268,12 +287,25 @@ def load_profile(name_or_path: str | Path) -> HardwareProfile:
 
 
 def profile_names() -> list[str]:
-    """List the bundled profiles, sorted."""
+    """List the bundled profiles, sorted.
+
+    Examples
+    --------
+    >>> "a100-40gb-pcie4-xeon48" in profile_names()
+    True
+    """
     return bundled_names("hwprofiles")
 
 
 def describe(profile: HardwareProfile) -> list[Row]:
-    """List every number and curve a profile holds, in file order."""
+    """List every number and curve a profile holds, in file order.
+
+    Examples
+    --------
+    >>> row = describe(load_profile("a100-40gb-pcie4-xeon48"))[3]
+    >>> row.key, row.value, str(row.kind)
+    ('gpu.memory_bytes', 40000000000.0, 'datasheet')
+    """
     return [
         Row(key, item.value if isinstance(item, Quantity) else item.size, item.kind, item.source)
         for key, item in _walk(profile, "")

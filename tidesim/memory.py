@@ -124,6 +124,13 @@ def request_extent(
     ------
     SettingError
         A length is out of range or more than the model has positions.
+
+    Examples
+    --------
+    >>> from tidesim.model_spec import load_model_spec
+    >>> mini = load_model_spec("llada2.0-mini")
+    >>> request_extent(mini, Window.BLOCK, prompt_tokens=128, gen_length=256)
+    Extent(tokens=128, decoded=32, cached=384)
     """
     least = {"prompt tokens": (prompt_tokens, 0), "generation length": (gen_length, 1)}
     for name, (value, low) in (least | {"batch": (batch, 1)}).items():
@@ -174,6 +181,16 @@ def plan(spec: ModelSpec, size: Extent, *, slots: int, scratch_slots: int = 0) -
         Expert slots of all layers together.
     scratch_slots : int
         Slots for streamed experts, shared by all layers.
+
+    Examples
+    --------
+    >>> from tidesim.engines import get_engine
+    >>> from tidesim.model_spec import load_model_spec
+    >>> mini = load_model_spec("llada2.0-mini")
+    >>> lengths = {"prompt_tokens": 128, "gen_length": 256}
+    >>> size = request_extent(mini, get_engine("tidesim").window, **lengths)
+    >>> plan(mini, size, slots=64 * mini.moe_layers).slots_bytes
+    7650410496
     """
     return MemoryPlan(
         non_expert_bytes=spec.non_expert_bytes,
@@ -209,6 +226,14 @@ def budget_for(
     ------
     CapacityError
         Not even the smallest budget, one token's top-k, fits; names the memory that would do.
+
+    Examples
+    --------
+    >>> from tidesim.model_spec import load_model_spec
+    >>> mini = load_model_spec("llada2.0-mini")
+    >>> size = request_extent(mini, Window.BLOCK, prompt_tokens=128, gen_length=256)
+    >>> budget_for(mini, size, 18_000_000_000)
+    121
     """
     needed = {
         budget: plan(

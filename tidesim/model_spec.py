@@ -232,6 +232,12 @@ def load_model_spec(name_or_path: str | Path) -> ModelSpec:
     ------
     NotFoundError, FormatError
         Nothing of that name, or its ``config.json`` is wrong.
+
+    Examples
+    --------
+    >>> spec = load_model_spec("llada2.0-mini")
+    >>> spec.moe_layers, spec.num_experts, spec.num_experts_per_tok, spec.expert_bytes
+    (19, 256, 8, 6291456)
     """
     if str(name_or_path) in MODELS:
         return MODELS[str(name_or_path)]

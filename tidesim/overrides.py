@@ -49,6 +49,14 @@ def overridden(profile: HardwareProfile, texts: Iterable[str]) -> HardwareProfil
     SettingError
         A text of another form, no such key, a unit of another kind, a factor of a number that the
         profile does not hold, or a value out of its range.
+
+    Examples
+    --------
+    >>> from tidesim.hardware import load_profile
+    >>> machine = load_profile("a100-40gb-pcie4-xeon48")
+    >>> faster = overridden(machine, ["link.h2d_bytes_per_s=50GB/s", "gpu.launch_s=x0.5"])
+    >>> faster.value("link.h2d_bytes_per_s"), str(faster.kind_of("link.h2d_bytes_per_s"))
+    (50000000000.0, 'estimated')
     """
     for text in texts:
         key, equals, value = (part.strip() for part in text.partition("="))

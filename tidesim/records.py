@@ -108,7 +108,14 @@ def makespan_s(records: Records) -> float:
 
 
 def busy_s(records: Records) -> dict[Resource, float]:
-    """Return the seconds each resource worked, every resource present."""
+    """Return the seconds each resource worked, every resource present.
+
+    Examples
+    --------
+    >>> copied = Record(Resource.H2D, 0.0, 2.0, "promote", request=0, block=0, step=0, layer=1)
+    >>> busy_s(Records([copied]))[Resource.H2D]
+    2.0
+    """
     busy = dict.fromkeys(Resource, 0.0)
     for row in records:
         busy[row.resource] += row.end_s - row.start_s

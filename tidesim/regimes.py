@@ -124,6 +124,18 @@ def regime_map(
     ------
     SettingError, CapacityError, FormatError
         As `prepare`; or a factor is not above 0.
+
+    Examples
+    --------
+    >>> from tidesim.hardware import load_profile
+    >>> from tidesim.model_spec import load_model_spec
+    >>> from tidesim.trace.io import load_trace
+    >>> trace = load_trace("tide-tiny-mixed").only((3, 26))
+    >>> sizes = load_model_spec("llada2.0-mini")
+    >>> settings = {"budget": 16, "sizes": sizes, "intervals": (2,), "factors": (0.1, 1)}
+    >>> found = regime_map(trace, load_profile("a100-40gb-pcie4-xeon48"), **settings)
+    >>> [cell.standing.best.name for row in found.cells for cell in row]
+    ['tide τ=2', 'static-frequency', 'tide τ=2', 'tide in the background τ=2']
     """
     if not factors or min(factors) <= 0:
         raise SettingError(f"factors are {list(factors)} but must be numbers above 0")

@@ -11,6 +11,7 @@ from pathlib import Path
 from tidesim.errors import NotFoundError, OutputError
 
 _PACKAGE = Path(__file__).resolve().parent
+NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 SUFFIXES = {"traces": ".parquet", "traces/synth": ".toml", "hwprofiles": ".toml"}
 
 
@@ -75,7 +76,7 @@ def not_written(path: str | Path, error: OSError) -> OutputError:
     """Return the error that says why a file could not be written, and what to do."""
     repair = (
         "free space there or choose another folder"
-        if error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+        if error.errno in NO_SPACE
         else "choose a folder that exists and that you may write to"
     )
     return OutputError(f"{path}: cannot be written ({error.strerror or error}); {repair}")

@@ -224,6 +224,20 @@ def load_schedule(path: str | Path) -> Schedule:
         No such file.
     FormatError
         Not a schedule of this format and version; names file, key, value, rule and repair.
+
+    Examples
+    --------
+    >>> from tidesim.hardware import load_profile
+    >>> from tidesim.model_spec import load_model_spec
+    >>> from tidesim.optimize import optimize
+    >>> from tidesim.trace.io import load_trace
+    >>> trace = load_trace("tide-tiny-mixed").only((3, 26))
+    >>> settings = {"budget": 16, "sizes": load_model_spec("llada2.0-mini")}
+    >>> solved = optimize(trace, load_profile("a100-40gb-pcie4-xeon48"), **settings)
+    >>> save_schedule(solved.schedule, "schedule.json")
+    >>> plan = load_schedule("schedule.json")
+    >>> plan.policy, plan.budgets, plan.interval
+    ('tide', (16, 16, 16, 16), 1)
     """
     try:
         content = Path(path).read_bytes()
@@ -246,6 +260,19 @@ def save_schedule(schedule: Schedule, path: str | Path) -> None:
     ------
     OutputError
         The file cannot be written.
+
+    Examples
+    --------
+    >>> from tidesim.hardware import load_profile
+    >>> from tidesim.model_spec import load_model_spec
+    >>> from tidesim.optimize import optimize
+    >>> from tidesim.trace.io import load_trace
+    >>> trace = load_trace("tide-tiny-mixed").only((3, 26))
+    >>> settings = {"budget": 16, "sizes": load_model_spec("llada2.0-mini")}
+    >>> solved = optimize(trace, load_profile("a100-40gb-pcie4-xeon48"), **settings)
+    >>> save_schedule(solved.schedule, "schedule.json")
+    >>> load_schedule("schedule.json") == solved.schedule
+    True
     """
     write_text(path, schedule.model_dump_json(indent=1) + "\n")
 

@@ -211,6 +211,17 @@ def sensitivity(
     ------
     SettingError, CapacityError, FormatError
         As `Contest.of`; or the share is out of its range.
+
+    Examples
+    --------
+    >>> from tidesim.hardware import load_profile
+    >>> from tidesim.model_spec import load_model_spec
+    >>> from tidesim.trace.io import load_trace
+    >>> trace = load_trace("tide-tiny-mixed").only((3, 26))
+    >>> settings = {"budget": 16, "sizes": load_model_spec("llada2.0-mini"), "intervals": (2,)}
+    >>> found = sensitivity(trace, load_profile("a100-40gb-pcie4-xeon48"), **settings)
+    >>> found.base.best.name, found.swings[0].name
+    ('tide in the background τ=2', 'cpu.expert_bytes_per_s')
     """
     if not 0 < by < 1:
         raise SettingError(f"by is {by} but must be above 0 and below 1; 0.2 is 20 %")

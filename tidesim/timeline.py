@@ -100,6 +100,14 @@ def save_timeline(
         The file cannot be written.
     SettingError
         As `to_perfetto`.
+
+    Examples
+    --------
+    >>> from tidesim.records import Record, Resource
+    >>> copied = Record(Resource.H2D, 0.0, 2e-3, "promote", request=0, block=0, step=0, layer=1)
+    >>> save_timeline("run.json", Records([copied]))
+    >>> load_timeline("run.json").records
+    <Records: 1 operations, 0.002 s>
     """
     trace = to_perfetto(records, counters, metadata=metadata)
     events = ",\n".join(json.dumps(event, allow_nan=False) for event in trace.pop("traceEvents"))
@@ -287,6 +295,18 @@ def load_timeline(path: str | Path) -> Timeline:
         No such file.
     FormatError
         Not a timeline of this format and version; names file, key, value, rule and repair.
+
+    Examples
+    --------
+    >>> from tidesim.hardware import load_profile
+    >>> from tidesim.simulate import simulate
+    >>> from tidesim.trace.io import load_trace
+    >>> trace = load_trace("tide-tiny-mixed").only((3,))
+    >>> settings = {"policy": "lru", "budget": 16, "keep_records": True}
+    >>> result = simulate(trace, load_profile("a100-40gb-pcie4-xeon48"), **settings)
+    >>> save_timeline("run.json", result.records, metadata=result.timeline_metadata())
+    >>> load_timeline("run.json").metadata["policy"]
+    'lru'
     """
     try:
         content = Path(path).read_bytes()

@@ -157,6 +157,19 @@ def what_if(
     ------
     SettingError
         The cases do not hold the same requests; or as `run`.
+
+    Examples
+    --------
+    >>> from tidesim.hardware import load_profile
+    >>> from tidesim.overrides import overridden
+    >>> from tidesim.simulate import prepare
+    >>> from tidesim.trace.io import load_trace
+    >>> trace = load_trace("tide-tiny-mixed").only((3,))
+    >>> machine = load_profile("a100-40gb-pcie4-xeon48")
+    >>> machines = (machine, overridden(machine, ["link.h2d_bytes_per_s=x2"]))
+    >>> found = what_if(*(prepare(trace, each, policy="lru", budget=16) for each in machines))
+    >>> found.speedup > 1, found.base.hits == found.changed.hits
+    (True, True)
     """
     requests = [[info.request for info in case.trace.meta.requests] for case in (base, changed)]
     if base.trace.sha256 != changed.trace.sha256 or requests[0] != requests[1]:

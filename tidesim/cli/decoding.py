@@ -125,7 +125,8 @@ def generate(
 
     Example: tidesim generate --prompt "def main(" --gen-length 96 --temperature 0.7
 
-    Example: tidesim generate --prompt "def main(" --policy tide --interval 4 --budget 16 --verify
+    Example: tidesim generate --prompt "def main(" --gen-length 96 --policy tide --interval 4
+    --budget 16 --verify
 
     JSON: tokens, steps, seconds, passes, blocks, tokens_per_s, window, text; with offloading:
     backend, engine, policy, promotion, budgets, promotions, hit_rate, counters, identical,

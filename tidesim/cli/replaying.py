@@ -79,7 +79,8 @@ def replay(
 ) -> None:
     """Run a schedule for real with random weights: any model's sizes, the trace's routing.
 
-    Example: tidesim replay schedule.json tide-tiny-mixed --requests 0 --out measured.parquet
+    Example: tidesim replay schedule.json tide-tiny-mixed --requests 0 --sizes llada2.0-mini
+    --layers 2 --out measured.parquet
 
     JSON: policy, engine, promotion, interval, backend, machine, sizes, provenance, seconds,
     budgets, repeat_s, passes, steps, step_ms, hit_rate, promotions, counters, busy, split,

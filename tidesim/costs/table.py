@@ -133,6 +133,18 @@ def arc_costs(
         promote in the background, or a time is too long to count with.
     FormatError
         A block lacks a step.
+
+    Examples
+    --------
+    >>> from tidesim.hardware import load_profile
+    >>> from tidesim.simulate import prepare
+    >>> from tidesim.trace.io import load_trace
+    >>> trace = load_trace("tide-tiny-mixed").only((3,))
+    >>> settings = {"policy": "tide", "interval": 1, "budget": 16}
+    >>> case = prepare(trace, load_profile("a100-40gb-pcie4-xeon48"), **settings)
+    >>> table = arc_costs(case, [Option(8), Option(16)])
+    >>> table.steps, table.blocks, table.arc_cost_s.shape  # layers, options, first step, arc
+    (18, 1, (4, 2, 4, 18, 19))
     """
     setup = case.setup
     check_promotion(setup.engine, setup.promotion or Promotion.BLOCKING)

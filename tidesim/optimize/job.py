@@ -190,12 +190,29 @@ class Job:
 
 
 def in_memory(trace: Trace) -> Trace:
-    """Return a trace whose passes are read and checked once, for work that reads them often."""
+    """Return a trace whose passes are read and checked once, for work that reads them often.
+
+    Examples
+    --------
+    >>> from tidesim.trace.io import load_trace
+    >>> trace = load_trace("tide-tiny-mixed").only((3,))
+    >>> read = in_memory(trace)
+    >>> read.sha256 == trace.sha256, len(list(read))
+    (True, 20)
+    """
     return Trace(trace.meta, list(trace), sha256=trace.sha256)
 
 
 def splits(trace: Trace) -> tuple[Trace, Trace | None]:
-    """Return the training requests, all where none is marked so, and the held-out ones, if any."""
+    """Return the training requests, all where none is marked so, and the held-out ones, if any.
+
+    Examples
+    --------
+    >>> from tidesim.trace.io import load_trace
+    >>> training, heldout = splits(load_trace("tide-tiny-mixed"))
+    >>> len(training.meta.requests), len(heldout.meta.requests)
+    (24, 18)
+    """
     marked = {info.split for info in trace.meta.requests}
     if "train" not in marked:
         return trace, None

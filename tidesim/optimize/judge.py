@@ -41,7 +41,20 @@ class Judgement:
 
 
 def judge(solved: Optimised) -> Judgement:
-    """Simulate every fixed interval, and search anew in hindsight, on the held-out requests."""
+    """Simulate every fixed interval, and search anew in hindsight, on the held-out requests.
+
+    Examples
+    --------
+    >>> from tidesim.hardware import load_profile
+    >>> from tidesim.model_spec import load_model_spec
+    >>> from tidesim.optimize import optimize
+    >>> from tidesim.trace.io import load_trace
+    >>> trace = load_trace("tide-tiny-mixed").only((3, 26))
+    >>> settings = {"budget": 16, "sizes": load_model_spec("llada2.0-mini")}
+    >>> judged = judge(optimize(trace, load_profile("a100-40gb-pcie4-xeon48"), **settings))
+    >>> judged.best_fixed.interval, f"{judged.regret:.1%}"
+    (1, '2.4%')
+    """
     job = solved.job
     judged = job.heldout or job.training
     fixed = (

@@ -88,6 +88,19 @@ def optimize(
         The model does not fit; names the smallest memory that would do.
     FormatError
         The profile or the trace lacks what the run needs.
+
+    Examples
+    --------
+    >>> from tidesim.hardware import load_profile
+    >>> from tidesim.model_spec import load_model_spec
+    >>> from tidesim.trace.io import load_trace
+    >>> trace = load_trace("tide-tiny-mixed").only((3, 26))  # one to train on, one held out
+    >>> settings = {"budget": 16, "sizes": load_model_spec("llada2.0-mini")}
+    >>> solved = optimize(trace, load_profile("a100-40gb-pcie4-xeon48"), **settings)
+    >>> str(solved.solution.status), solved.solution.interval, solved.heldout.misses
+    ('optimal', 1, 3289)
+    >>> abs(solved.difference) < 1e-9  # the objective is the simulated time
+    True
     """
     search = Search(
         formulation=known(Formulation, formulation, what="formulation"),

@@ -149,6 +149,18 @@ def assess(trace: Trace, site: Site, method: Method) -> Assessment:
     ------
     SettingError, CapacityError, FormatError
         As `optimize`.
+
+    Examples
+    --------
+    >>> from tidesim.hardware import load_profile
+    >>> from tidesim.model_spec import load_model_spec
+    >>> from tidesim.trace.io import load_trace
+    >>> trace = load_trace("tide-tiny-mixed").only((3, 26))
+    >>> method = Method(sizes=load_model_spec("llada2.0-mini"), upgrades=False)
+    >>> site = Site(profile=load_profile("a100-40gb-pcie4-xeon48"), memory_bytes=4_000_000_000)
+    >>> found = assess(trace, site, method)
+    >>> found.schedule.budgets, found.band.low < found.result.tokens_per_s < found.band.high
+    ((38, 38, 38, 38), True)
     """
     solved = [_solved(trace, site, method, promotion=name) for name in method.ways()]
     best = max(solved, key=lambda one: one.training.tokens_per_s)

@@ -144,6 +144,21 @@ def plan(
         As `optimize`; or no machine was given.
     RunError
         A process died.
+
+    Examples
+    --------
+    >>> from tidesim.hardware import load_profile
+    >>> from tidesim.model_spec import load_model_spec
+    >>> from tidesim.trace.io import load_trace
+    >>> trace = load_trace("tide-tiny-mixed").only((3, 26))
+    >>> method = Method(sizes=load_model_spec("llada2.0-mini"), upgrades=False)
+    >>> names = ("a100-40gb-pcie4-xeon48", "rtx4090-24gb-pcie4-desktop")
+    >>> machines = [load_profile(name) for name in names]
+    >>> found = plan(trace, machines, memory_bytes=[4_000_000_000], method=method, workers=1)
+    >>> found.choice.hardware
+    'rtx4090-24gb-pcie4-desktop'
+    >>> [row.hardware for row in found.rows]
+    ['rtx4090-24gb-pcie4-desktop', 'a100-40gb-pcie4-xeon48']
     """
     if not machines:
         raise SettingError("no machine to assess; give at least one")

@@ -52,6 +52,11 @@ def get_policy(name: str) -> PolicyFactory:
     ------
     SettingError
         No policy of that name.
+
+    Examples
+    --------
+    >>> get_policy("lru").name
+    'lru'
     """
     if name not in POLICIES:
         raise SettingError(f"policy {name!r} is not known; use one of: {', '.join(POLICIES)}")

@@ -100,6 +100,18 @@ def capture(
     ------
     SettingError, OutputError
         A prompt does not suit the model; `out` cannot be written.
+
+    Examples
+    --------
+    >>> from pathlib import Path
+    >>> from tidesim.runtime.checkpoint import load_model, load_tokenizer
+    >>> prompt = Prompt(text="import os")
+    >>> ids = prompt.tokens(load_tokenizer("tide-tiny"), chat=False)
+    >>> settings = DecodeSettings(gen_length=8)
+    >>> out = {"out": Path("t.parquet"), "checkpoint_sha256": "0" * 64}
+    >>> captured = capture(load_model("tide-tiny"), [(prompt, ids)], settings, **out)
+    >>> len(captured.requests), len(captured.decoded[0].tokens)
+    (1, 8)
     """
     infos: list[RequestInfo] = []
     results: list[Decoded] = []

@@ -34,6 +34,11 @@ def get_method(name: str) -> Method:
     ------
     SettingError
         No method of that name.
+
+    Examples
+    --------
+    >>> get_method("fast") is fast.time_passes
+    True
     """
     if name not in METHODS:
         raise SettingError(f"method {name!r} is not known; use one of: {', '.join(METHODS)}")
@@ -69,6 +74,17 @@ def simulate(
     ------
     SettingError, CapacityError, FormatError
         As `prepare`; or the trace holds no denoise pass, or `fast` shall keep records.
+
+    Examples
+    --------
+    >>> from tidesim.hardware import load_profile
+    >>> from tidesim.trace.io import load_trace
+    >>> trace = load_trace("tide-tiny-mixed").only((3,))
+    >>> result = simulate(trace, load_profile("a100-40gb-pcie4-xeon48"), policy="lru", budget=16)
+    >>> result.hits, result.misses, result.promotions, result.bottleneck
+    (6365, 4387, 47, 'gpu')
+    >>> round(sum(result.waited.values()), 9)
+    1.0
     """
     case = prepare(
         trace,

@@ -123,6 +123,17 @@ def prepare(
         The model does not fit the machine's memory; names what would.
     FormatError
         The profile or the trace lacks what the run needs.
+
+    Examples
+    --------
+    >>> from tidesim.hardware import load_profile
+    >>> from tidesim.simulate import run
+    >>> from tidesim.trace.io import load_trace
+    >>> trace = load_trace("tide-tiny-mixed").only((3,))
+    >>> settings = {"policy": "tide", "interval": 4, "budget": 16}
+    >>> case = prepare(trace, load_profile("a100-40gb-pcie4-xeon48"), **settings)
+    >>> run(case).refreshes
+    20
     """
     check_choices(trace.meta.model, budget=budget, interval=interval)
     if budget is not None and memory_bytes is not None:
@@ -177,6 +188,13 @@ def sized_spec(routing: ModelSpec, sizes: ModelSpec | None) -> ModelSpec:
     ------
     SettingError
         The two do not make a model.
+
+    Examples
+    --------
+    >>> from tidesim.model_spec import load_model_spec
+    >>> spec = sized_spec(load_model_spec("tide-tiny"), load_model_spec("llada2.0-mini"))
+    >>> spec.num_experts, spec.expert_bytes
+    (64, 6291456)
     """
     if routing.moe_layers == 0:
         raise SettingError(f"{routing.name} has no mixture layers, so there is nothing to place")

@@ -69,6 +69,16 @@ def derivatives(case: Case, *, by: float = STEP) -> dict[str, float]:
     ------
     SettingError
         The trace holds no denoise pass.
+
+    Examples
+    --------
+    >>> from tidesim.hardware import load_profile
+    >>> from tidesim.simulate import prepare
+    >>> from tidesim.trace.io import load_trace
+    >>> trace = load_trace("tide-tiny-mixed").only((3,))
+    >>> case = prepare(trace, load_profile("a100-40gb-pcie4-xeon48"), policy="lru", budget=16)
+    >>> {part: round(gain, 3) for part, gain in derivatives(case).items()}
+    {'link': 0.001, 'cpu': 0.0, 'gpu': 0.0, 'launches': 0.084, 'host': 0.012}
     """
     profile, engine = case.latency.profile, case.setup.engine.name
     base = run_fast(case).seconds

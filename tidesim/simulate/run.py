@@ -84,6 +84,17 @@ def run(
     ------
     SettingError
         The trace holds no denoise pass, or its times are too long to add up.
+
+    Examples
+    --------
+    >>> from tidesim.hardware import load_profile
+    >>> from tidesim.simulate import prepare
+    >>> from tidesim.trace.io import load_trace
+    >>> trace = load_trace("tide-tiny-mixed").only((3,))
+    >>> case = prepare(trace, load_profile("a100-40gb-pcie4-xeon48"), policy="lru", budget=16)
+    >>> result = run(case, keep_records=True)
+    >>> len(result.records), result.passes, len(result.pass_s)
+    (1005, 20, 20)
     """
     engine = case.setup.engine
     prices = Prices(case.latency, engine, case.spec)

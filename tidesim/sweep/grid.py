@@ -272,12 +272,21 @@ class Grid(Strict):
 
 
 def load_grid(path: str | Path) -> Grid:
-    """Read a grid from a TOML file.
+    r"""Read a grid from a TOML file.
 
     Raises
     ------
     FormatError
         No such file, or not a grid of this format and version; names key, value and repair.
+
+    Examples
+    --------
+    >>> from pathlib import Path
+    >>> axes = 'format = "tidesim-grid"\nversion = 1\ntraces = ["t.parquet"]\n'
+    >>> axes += 'hardware = ["box.toml"]\nbudgets = [8, 16]\npolicies = ["lru", "lfu"]\n'
+    >>> _ = Path("grid.toml").write_text(axes)
+    >>> len(list(load_grid("grid.toml").points()))
+    4
     """
     try:
         data = tomllib.loads(Path(path).read_bytes().decode("utf-8"))

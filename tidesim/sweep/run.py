@@ -112,6 +112,16 @@ def sweep(
         The output cannot be written.
     RunError
         The Dask scheduler went away.
+
+    Examples
+    --------
+    >>> from tidesim.trace.io import load_trace, save_trace
+    >>> save_trace(load_trace("tide-tiny-mixed").only((3,)), "one.parquet")
+    >>> axes = {"traces": ["one.parquet"], "hardware": ["a100-40gb-pcie4-xeon48"]}
+    >>> grid = Grid.of(axes | {"budgets": [8, 16], "policies": ["lru"]})
+    >>> swept = sweep(grid, "r.parquet", workers=1)
+    >>> swept.points, swept.failed, swept.to_frame()["budget"].tolist()
+    (2, 0, [8, 16])
     """
     if not isinstance(grid, Grid):
         grid = load_grid(grid)

@@ -26,6 +26,12 @@ def trace_info(trace: Trace) -> dict[str, Any]:
     ------
     FormatError
         A row of the file breaks a rule.
+
+    Examples
+    --------
+    >>> from tidesim.trace.io import load_trace
+    >>> trace_info(load_trace("tide-tiny-mixed").only((3,)))["passes"]
+    {'total': 20, 'prefill': 1, 'denoise': 18, 'commit': 1}
     """
     meta = trace.meta
     return {

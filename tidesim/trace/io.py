@@ -150,6 +150,12 @@ def save_trace(trace: Trace, path: str | Path) -> None:
         A pass or the metadata breaks a rule of the format.
     OutputError
         The file cannot be written.
+
+    Examples
+    --------
+    >>> save_trace(load_trace("tide-tiny-mixed").only((3,)), "one.parquet")
+    >>> load_trace("one.parquet").meta.requests[0].split
+    'heldout'
     """
     with TraceWriter(path, model=trace.meta.model) as writer:
         for pass_ in trace:
@@ -173,6 +179,14 @@ def load_trace(name_or_path: str | Path) -> Trace:
         No such file and no bundled trace of that name.
     FormatError
         Not a tidesim-trace of this version.
+
+    Examples
+    --------
+    >>> trace = load_trace("tide-tiny-mixed")
+    >>> trace.meta.model.name, trace.meta.provenance, len(trace.meta.requests)
+    ('tide-tiny', 'captured', 42)
+    >>> str(next(iter(trace)).kind)
+    'prefill'
     """
     path = resources.find("traces", name_or_path)
     with _open(path) as file:
@@ -193,6 +207,11 @@ def check_trace(name_or_path: str | Path) -> Trace:
     ------
     NotFoundError, FormatError
         As `load_trace`, and for the first row that breaks a rule.
+
+    Examples
+    --------
+    >>> check_trace("llada2.0-flash-late").meta.provenance
+    'imported'
     """
     trace = load_trace(name_or_path)
     for _ in trace:

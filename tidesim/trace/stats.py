@@ -195,6 +195,14 @@ def trace_stats(
         A lag, budget or `masked_at_most` is out of range, or masked positions are not recorded.
     FormatError
         The trace breaks a rule of its format.
+
+    Examples
+    --------
+    >>> from tidesim.trace.io import load_trace
+    >>> from tidesim.trace.passes import Window
+    >>> stats = trace_stats(load_trace("tide-tiny-mixed").only((3,)), window=Window.BLOCK)
+    >>> stats.passes, round(stats.cosine[1], 3), round(stats.hit_ratio[16][1], 3)
+    (18, 0.973, 0.721)
     """
     model = trace.meta.model
     budgets = default_budgets(model) if budgets is None else budgets

@@ -92,6 +92,21 @@ def operations(trials: Iterable[Trial]) -> tuple[Cause, ...]:
     """Return the seconds of every kind of operation over whole runs that have records.
 
     Time in which nothing works counts as `IDLE`. Largest difference first.
+
+    Examples
+    --------
+    >>> from tidesim.harness import replaying
+    >>> from tidesim.hardware import load_profile
+    >>> from tidesim.simulate import prepare, run
+    >>> from tidesim.trace.io import load_trace
+    >>> trace = load_trace("tide-tiny-mixed").only((3,))
+    >>> case = prepare(trace, load_profile("a100-40gb-pcie4-xeon48"), policy="lru", budget=16)
+    >>> with replaying(case.spec, "cpu") as replay:
+    ...     measured = replay(case, keep_records=True)
+    >>> predicted = run(case, keep_records=True)
+    >>> found = operations([Trial(name="lru", predicted=predicted, measured=measured)])
+    >>> sorted({cause.resource for cause in found})
+    ['all', 'cpu', 'd2h', 'gpu', 'h2d', 'host']
     """
     totals: list[dict[Operation, float]] = [{}, {}]
     for trial in trials:

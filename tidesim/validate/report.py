@@ -65,6 +65,11 @@ def kendall_tau(a: Sequence[float], b: Sequence[float]) -> float | None:
     -------
     float or None
         None where one of them has no two different values.
+
+    Examples
+    --------
+    >>> kendall_tau([1.0, 2.0, 3.0], [10.0, 20.0, 30.0]), kendall_tau([1.0, 2.0], [5.0, 4.0])
+    (1.0, -1.0)
     """
     pairs = list(combinations(zip(a, b, strict=True), 2))
     signs = [(np.sign(x[0] - y[0]), np.sign(x[1] - y[1])) for x, y in pairs]
@@ -256,6 +261,20 @@ def validate(
     ------
     SettingError
         No trial is left to score, or two bear one name.
+
+    Examples
+    --------
+    >>> from tidesim.harness import replaying
+    >>> from tidesim.hardware import load_profile
+    >>> from tidesim.simulate import prepare, run
+    >>> from tidesim.trace.io import load_trace
+    >>> trace = load_trace("tide-tiny-mixed").only((3,))
+    >>> case = prepare(trace, load_profile("a100-40gb-pcie4-xeon48"), policy="lru", budget=16)
+    >>> with replaying(case.spec, "cpu") as replay:
+    ...     measured = replay(case, keep_records=False)
+    >>> trial = Trial(name="lru", predicted=run(case), measured=measured)
+    >>> validate([trial]).counters_match
+    True
     """
     names = [trial.name for trial in trials]
     for number, name in enumerate(names):

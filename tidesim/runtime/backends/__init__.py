@@ -32,6 +32,12 @@ def make_backend(
     ------
     SettingError
         An unknown name, no CUDA GPU, or an option that the backend does not have.
+
+    Examples
+    --------
+    >>> with make_backend("cpu", cpu_workers=2) as backend:
+    ...     print(backend.device.type)
+    cpu
     """
     if name not in BACKENDS:
         raise SettingError(f"backend {name!r} is not known; use one of: {', '.join(BACKENDS)}")

@@ -59,6 +59,11 @@ def get_format(name: str, given: Iterable[str] = ()) -> Format:
     ------
     SettingError
         No such format, or an option that says what its files say themselves.
+
+    Examples
+    --------
+    >>> get_format("sglang").options
+    ('steps_per_block', 'context', 'missing')
     """
     if name not in FORMATS:
         raise SettingError(f"--from {name}: not known; use one of: {', '.join(FORMATS)}")
@@ -80,7 +85,7 @@ def import_trace(
     source: str = "",
     prompt_kind: str = "",
 ) -> Imported:
-    """Turn a recording of another project into a trace file, with provenance ``imported``.
+    r"""Turn a recording of another project into a trace file, with provenance ``imported``.
 
     Parameters
     ----------
@@ -105,6 +110,16 @@ def import_trace(
         No such file, or it does not hold what the format says.
     OutputError
         `out` cannot be written.
+
+    Examples
+    --------
+    >>> from pathlib import Path
+    >>> from tidesim.model_spec import load_model_spec
+    >>> rows = (f"{layer},{expert}" for layer in range(1, 5) for expert in range(4))
+    >>> _ = Path("moe.csv").write_text("\n".join(rows))
+    >>> options = ImportOptions(model=load_model_spec("tide-tiny"), tokens_per_pass=1)
+    >>> import_trace("moe.csv", "moe.parquet", form="llama.cpp", options=options).passes
+    1
     """
     _check_options(options)
     path = Path(path)

@@ -52,6 +52,16 @@ def synthesize(
     ------
     SettingError
         A number out of range, an unknown workload, or more tokens than the model has positions.
+
+    Examples
+    --------
+    >>> from tidesim.model_spec import load_model_spec
+    >>> from tidesim.trace.synth.parameters import load_parameters
+    >>> mini = load_model_spec("llada2.0-mini")
+    >>> lengths = {"requests": 1, "gen_length": 32, "seed": 0}
+    >>> trace = synthesize(load_parameters("llada2.0-mini"), mini, **lengths)
+    >>> trace.meta.provenance, [str(pass_.kind) for pass_ in trace][-1]
+    ('synthetic', 'commit')
     """
     names = _workloads(parameters, workload)
     if block_length is not None:

@@ -130,6 +130,11 @@ def load_parameters(name_or_path: str | Path) -> Parameters:
     ------
     NotFoundError, FormatError
         No such file; a key or value that breaks a rule.
+
+    Examples
+    --------
+    >>> load_parameters("llada2.0-mini").model
+    'llada2.0-mini'
     """
     path = find(KIND, name_or_path)
     try:
