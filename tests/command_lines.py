@@ -41,7 +41,7 @@ LINES = (
      "--set", "link.h2d_bytes_per_s=x2", "--out", "whatif.html"),
     ("plan", "--model", "llada2.0-mini", "--trace", SMALL, "--hardware", f"{A100[1]},{THOR}",
      "--memory", "1,3.45", "--target-tokens-per-s", "1", "--max-price", "90000",
-     "--out", "plan.html", "--schedule", "plan.json", "--workers", "1"),
+     "--out", "plan.html", "--schedule", "plan.json", "--workers", "1", "--set", "gpu.launch_s=x2"),
     ("sweep", "grid.toml", "--out", "r.parquet", "--workers", "1"),
     ("trace", "synth", "--model", "tide-tiny", "--requests", "1", "--gen-length", "8",
      "--seed", "0", "--out", "s.parquet"),

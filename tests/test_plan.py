@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tidesim.errors import RunError, SettingError
-from tidesim.hardware import load_profile
+from tidesim.hardware import HardwareProfile, load_profile
 from tidesim.latency import needed_keys
 from tidesim.memory import MemoryPlan
 from tidesim.model_spec import load_model_spec
@@ -19,6 +19,7 @@ from tidesim.overrides import overridden
 from tidesim.plan import (
     RUN_ERROR,
     Assumptions,
+    Costs,
     Goal,
     Method,
     Plan,
@@ -32,6 +33,7 @@ from tidesim.plan.kept import Kept
 from tidesim.plan.prices import HOURS_PER_YEAR, costs_of
 from tidesim.plan.rows import row_of
 from tidesim.plan.upgrades import PARTS
+from tidesim.plan.words import answers, scope
 from tidesim.policies.scheduled import follow
 from tidesim.report.plan_figures import cost_figure, machines_figure, memory_figure
 from tidesim.report.plan_page import write_plan_page
@@ -156,18 +158,37 @@ def test_blocks_and_prefills_add_up_to_the_run(trace):
     assert sum(blocks) + result.pass_s[is_prefill].sum() == pytest.approx(result.seconds)
 
 
-def test_block_percentiles_are_ordered_and_of_the_run(tight):
-    p50, p95 = tight.block_s
+def test_block_percentiles_are_those_of_the_run(tight, trace):
+    """Of an independent simulation of the schedule, on a clock, block by block."""
+    schedule = tight.schedule
+    case = prepare(
+        trace.split("heldout"),
+        tight.site.profile,
+        policy=follow(schedule),
+        budget=max(schedule.budgets),
+        interval=schedule.interval,
+        sizes=MINI,
+        popularity_from=trace.split("train"),
+        promotion=schedule.promotion,
+    )
+    blocks = {}
+    for pass_, seconds in zip(case.passes(), run(case).pass_s, strict=True):
+        if str(pass_.kind) != "prefill":
+            blocks.setdefault((pass_.request, pass_.block), []).append(seconds)
 
-    assert 0 < p50 <= p95
-    assert p50 <= tight.result.seconds_per_block * 2
+    expected = np.percentile([sum(passes) for passes in blocks.values()], (50, 95))
+
+    assert tight.block_s == pytest.approx(expected.tolist(), rel=1e-9)
+    assert tight.block_s[0] < tight.block_s[1]
 
 
 def test_a_machine_that_lacks_numbers_is_named_with_every_key(found):
     (one,) = found.not_assessable
 
     assert one.hardware == THOR
-    assert set(one.missing) == set(load_profile(THOR).missing(("gpu.memory_bytes", *KEYS)))
+    assert set(one.missing) == set(
+        load_profile(THOR).missing(("gpu.memory_bytes", "cpu.memory_bytes", *KEYS))
+    )
     assert "link.h2d_bytes_per_s" in one.missing
 
 
@@ -177,12 +198,12 @@ def test_what_does_not_hold_the_model_is_named_with_its_reason(trace):
 
     assert found.rows == ()
     assert found.choice is None
-    assert [(one.hardware, one.memory_gb) for one in found.too_small] == [
+    assert [(one.hardware, one.memory_gb) for one in found.left_out] == [
         (RTX4090, 1.0),
         (RTX4090, 30.0),
     ]
-    assert "smallest memory that would do" in found.too_small[0].reason
-    assert "30.00 GB are more than" in found.too_small[1].reason
+    assert "smallest memory that would do" in found.left_out[0].reason
+    assert "30.00 GB are more than" in found.left_out[1].reason
 
 
 def test_processes_give_the_rows_that_one_process_gives(found, trace):
@@ -198,8 +219,15 @@ def test_processes_give_the_rows_that_one_process_gives(found, trace):
         watch=lambda done, total: seen.append((done, total)),
     )
 
-    assert beside.to_json() == found.to_json()
+    assert without_wall_time(beside) == without_wall_time(found)
     assert seen == [(1, 4), (2, 4), (3, 4), (4, 4)]
+
+
+def without_wall_time(plan):
+    answer = plan.to_json()
+    for row in (*answer["rows"], answer["choice"]):
+        del row["solver"]["seconds"]
+    return answer
 
 
 class Deadly(str):
@@ -211,12 +239,54 @@ class Deadly(str):
         return os._exit, (1,)
 
 
-def test_a_process_that_dies_ends_the_plan_in_a_sentence(trace):
+def test_where_every_process_dies_the_plan_ends_in_a_sentence(trace):
     method = replace(METHOD, trace_name=Deadly())
     machines = [load_profile(A100), load_profile(RTX4090)]
 
-    with pytest.raises(RunError, match=r"process that assessed a machine died.*fewer workers"):
+    with pytest.raises(RunError, match=r"process that assessed machines died.*fewer workers"):
         plan(trace, machines, method=method, workers=2)
+
+
+def test_a_machine_whose_assessment_fails_is_left_out_with_the_reason(trace):
+    odd = load_profile(RTX4090).with_overrides({"engine.tidesim.sync_s": 1e250})
+    method = replace(METHOD, upgrades=False)
+
+    found = plan(trace, [odd, load_profile(A100)], method=method, workers=1)
+
+    assert [row.hardware for row in found.rows] == [A100]
+    ((hardware, memory_gb, reason),) = found.left_out
+    assert (hardware, memory_gb) == (RTX4090, 24.0)
+    assert reason
+    with pytest.raises(SettingError):
+        plan(trace, [odd], method=method, workers=1)
+
+
+def test_a_machine_given_twice_counts_once_and_two_of_one_name_are_refused(trace):
+    one = load_profile(RTX4090)
+    method = replace(METHOD, upgrades=False)
+
+    assert len(plan(trace, [one, one], method=method, workers=1).rows) == 1
+    with pytest.raises(SettingError, match="different machines of one name"):
+        plan(trace, [one, one.with_overrides({"gpu.launch_s": 1e-6})], method=method, workers=1)
+
+
+def test_a_host_that_does_not_say_its_memory_is_not_assessable(trace):
+    data = load_profile(A100).model_dump(by_alias=True, exclude_none=True)
+    del data["cpu"]["memory_bytes"]
+
+    found = plan(trace, [HardwareProfile.from_dict(data)], method=METHOD, workers=1)
+
+    assert found.not_assessable == ((A100, ("cpu.memory_bytes",)),)
+    assert dict(answers(found))["cheapest"] == "none could be assessed"
+
+
+def test_the_scope_names_model_routing_and_requests(found, trace):
+    assert (found.model, found.requests, found.split) == ("llada2.0-mini", 2, "heldout")
+    assert "routing of tide-tiny" in scope(found)
+    assert "2 held-out requests" in scope(found)
+    alone = plan(trace.split("train"), [load_profile(A100)], memory_bytes=(TIGHT,), workers=1,
+                 method=replace(METHOD, upgrades=False))  # fmt: skip
+    assert (alone.requests, alone.split) == (2, "all")
 
 
 # ── band ─────────────────────────────────────────────────────────────────────────────────────────
@@ -231,7 +301,8 @@ def kept(trace):
 
 def on(kept, profile):
     """Return the same run with another profile as its own."""
-    latency = type(kept.case.latency)(profile, kept.case.spec, engine="tidesim")
+    engine = kept.case.setup.engine.name
+    latency = type(kept.case.latency)(profile, kept.case.spec, engine=engine)
     return replace(kept, case=replace(kept.case, latency=latency))
 
 
@@ -244,25 +315,43 @@ def test_a_measured_machine_has_the_simulators_own_error_alone(kept):
 
     speed = kept.result.tokens_per_s
     assert band.measured == 1
-    assert band.low == pytest.approx(speed / (1 + RUN_ERROR))
+    assert band.low == pytest.approx(speed * (1 - RUN_ERROR))
     assert band.high == pytest.approx(speed * (1 + RUN_ERROR))
 
 
 def test_the_band_of_published_numbers_is_wider_by_what_moving_them_does(kept):
     profile = load_profile(A100)
     unsure = [key for key in KEYS if profile.kind_of(key) != "measured"]
-    slow = {}
+    slow, fast = {}, {}
     for key in unsure:
         value, by = profile.value(key), CALL_SPREAD if key.startswith("engine.") else RATE_SPREAD
         is_rate = key.endswith(("_per_s", "flops_bf16", "_factor"))
-        slow[key] = value / by if is_rate else value * by
+        less, more = value / by, value * by
+        slow[key], fast[key] = (less, more) if is_rate else (more, less)
+        if key.endswith("_factor"):
+            fast[key] = min(1.0, more)
+    assert "contention.cpu_factor" in unsure  # which is 1, and no share is more
 
     band = band_of(kept, run_error=0.0)
 
     assert band.low == pytest.approx(kept.on(profile.with_overrides(slow)))
+    assert band.high == pytest.approx(kept.on(profile.with_overrides(fast)))
     assert band.low < kept.result.tokens_per_s < band.high
     assert band.measured == pytest.approx(1 - len(unsure) / len(KEYS))
     assert 0 < band.measured < 1
+
+
+def test_what_an_engine_may_have_is_moved_where_it_has_it(trace):
+    case = prepare(
+        trace, load_profile(A100), policy="tide", interval=4, budget=16, sizes=MINI,
+        engine="tide-reference",
+    )  # fmt: skip
+    reference = Kept.of(case)
+    factor = "engine.tide-reference.cpu_rate_factor"
+    value = load_profile(A100).value(factor)
+    sure = on(reference, load_profile(A100).calibrated({factor: value}, source="a test"))
+
+    assert band_of(reference).low < band_of(sure).low
 
 
 @pytest.mark.parametrize("section", ["gpu", "cpu", "link", "engine"])
@@ -289,15 +378,24 @@ def test_a_number_that_a_what_if_supposes_is_not_moved(kept):
 # ── upgrades ─────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_upgrades_are_the_four_parts_the_most_helpful_first_and_none_harms(found):
+def test_upgrades_come_with_the_most_helpful_first_and_none_harms(found):
     for row in found.rows:
         gains = [one.gain for one in row.found.upgrades]
 
-        assert {one.name for one in row.found.upgrades} == {part.name for part in PARTS}
         assert gains == sorted(gains, reverse=True)
         assert min(gains) >= -1e-12
         for one in row.found.upgrades:
             assert one.tokens_per_s == pytest.approx(row.tokens_per_s * (1 + one.gain))
+
+
+def test_memory_is_an_upgrade_where_all_of_it_is_used(found):
+    every = {part.name for part in PARTS}
+    for row in found.rows:
+        whole = row.name == row.hardware
+
+        assert {one.name for one in row.found.upgrades} == every - (
+            set() if whole else {"GPU memory"}
+        )
 
 
 def test_where_memory_is_short_an_upgrade_helps_and_where_all_fits_none_does(found):
@@ -325,6 +423,10 @@ def test_one_part_of_an_upgraded_machine_is_twice_as_good(tight):
     channels = by_name["DRAM channels"].profile
     rate = "cpu.expert_bytes_per_s"
     assert channels.value(rate) == 2 * profile.value(rate)
+    for name, changed in {"link": link, "cpu": cores}.items():
+        others = [key for key in KEYS if not key.startswith(f"{name}.")]
+        assert [changed.value(key) for key in others] == [profile.value(key) for key in others]
+    assert channels.value("gpu.memory_bytes_per_s") == profile.value("gpu.memory_bytes_per_s")
 
 
 @pytest.mark.parametrize("name", [A100, RTX4090, SPARK])
@@ -335,8 +437,8 @@ def test_more_cores_read_weights_no_faster_than_memory(name):
     rate = cores.replaced(profile)["cpu.expert_bytes_per_s"]
 
     dram, now = profile.value("cpu.memory_bytes_per_s"), profile.value("cpu.expert_bytes_per_s")
-    assert now <= rate <= 2 * now
-    assert rate <= max(dram, now)
+    assert rate == min(2 * now, max(dram, now))
+    assert rate > now
 
 
 def test_a_faster_link_is_nothing_to_a_machine_of_one_memory(trace):
@@ -346,6 +448,16 @@ def test_a_faster_link_is_nothing_to_a_machine_of_one_memory(trace):
 
     gains = {one.name: one.gain for one in found.upgrades}
     assert gains["link generation"] == pytest.approx(0, abs=1e-6)
+
+
+def test_more_channels_of_one_memory_are_the_gpus_too():
+    profile = load_profile(SPARK)
+    (channels,) = (part for part in PARTS if part.name == "DRAM channels")
+
+    replaced = channels.replaced(profile)
+
+    rate = "gpu.memory_bytes_per_s"
+    assert replaced[rate] == 2 * profile.value(rate)
 
 
 # ── prices ───────────────────────────────────────────────────────────────────────────────────────
@@ -382,7 +494,8 @@ def test_a_million_tokens_cost_the_hours_they_take(speed, years, use, kwh):
 
     assert costs.owned_usd_per_mtoken == pytest.approx(costs.owned_usd_per_h * hours)
     assert costs.usd_per_mtoken == pytest.approx(costs.usd_per_h * hours)
-    assert costs.usd_per_h <= min(costs.owned_usd_per_h, costs.cloud_usd_per_h)
+    assert costs.usd_per_h == min(costs.owned_usd_per_h, costs.cloud_usd_per_h)
+    assert (costs.way == "rented") == (costs.cloud_usd_per_h < costs.owned_usd_per_h)
     full = costs_of(machine(), speed, Assumptions(years=years, use=1, usd_per_kwh=kwh))
     assert costs.owned_usd_per_h >= full.owned_usd_per_h
 
@@ -392,8 +505,19 @@ def test_what_a_profile_does_not_price_is_left_open():
 
     costs = costs_of(nothing, 10.0, Assumptions())
 
-    assert costs.price_usd is costs.usd_per_h is costs.usd_per_mtoken is None
+    assert costs.price_usd is costs.usd_per_h is costs.usd_per_mtoken is costs.way is None
     assert costs.wh_per_mtoken == pytest.approx(nothing.machine.power_w.value * 1e6 / 10 / 3600)
+
+
+def test_without_its_power_what_owning_a_machine_costs_is_left_open():
+    data = load_profile(A100).model_dump(by_alias=True, exclude_none=True)
+    del data["machine"]["power_w"]
+
+    costs = costs_of(HardwareProfile.from_dict(data), 10.0, Assumptions())
+
+    assert costs.price_usd is not None
+    assert costs.owned_usd_per_h is costs.owned_usd_per_mtoken is costs.wh_per_mtoken is None
+    assert costs.way == "rented"
 
 
 @pytest.mark.parametrize(
@@ -411,7 +535,7 @@ def test_without_a_goal_the_choice_is_the_cheapest_by_the_token(found):
     priced = [row.costs.usd_per_mtoken for row in found.rows]
 
     assert found.choice.costs.usd_per_mtoken == min(priced)
-    assert found.sure_choice is found.choice
+    assert found.sure_choice is None
     assert {row.meets for row in found.rows} == {None}
 
 
@@ -448,6 +572,30 @@ def test_nothing_is_chosen_where_nothing_is_fast_or_cheap_enough(found):
     assert [row.affordable for row in with_goal(found, most_usd=1599.0).rows] == [
         row.hardware == RTX4090 for row in found.rows
     ]
+
+
+def test_the_answer_is_true_where_what_is_fast_enough_has_no_price(found):
+    def unpriced(row):
+        nothing = Costs(
+            price_usd=None, owned_usd_per_h=None, cloud_usd_per_h=None,
+            owned_usd_per_mtoken=None, cloud_usd_per_mtoken=None, wh_per_mtoken=None,
+        )  # fmt: skip
+        return replace(row, costs=nothing)
+
+    asked = with_goal(found, tokens_per_s=found.rows[0].tokens_per_s * 0.999)
+    first, *others = asked.rows
+    asked = replace(asked, rows=(unpriced(first), *others))
+
+    told = dict(answers(asked))
+
+    assert asked.choice is None
+    assert told["cheapest"].startswith(f"none with a known price; without one: {first.name}")
+    assert told["cheapest to be sure"].startswith("none with a known price")
+    slow = with_goal(found, tokens_per_s=1e6)
+    assert dict(answers(slow))["cheapest"].startswith("none is as fast; the fastest is")
+    dear = with_goal(found, most_usd=1.0)
+    assert dict(answers(dear))["cheapest"].startswith("none at that price")
+    assert dict(answers(replace(found, rows=())))["cheapest"] == "none could be assessed"
 
 
 @pytest.mark.parametrize("wrong", [{"tokens_per_s": 0}, {"most_usd": -1}, {"tokens_per_s": np.inf}])
@@ -541,8 +689,8 @@ def test_the_page_says_what_to_get_and_what_could_not_be_told(found, tmp_path):
     write_plan_page(page, with_goal(found, tokens_per_s=30.0), trace="some <trace>")
 
     text = page.read_text()
-    assert "30 tokens/s: the cheapest is" in text
-    assert f"{RTX4090} with" in text
+    assert "llada2.0-mini. 30 tokens/s; the cheapest machine:" in text
+    assert f"{RTX4090}: " in text
     assert THOR in text
     assert "link.h2d_bytes_per_s" in text
     assert "some &lt;trace&gt;" in text
@@ -621,8 +769,21 @@ def test_machines_without_a_number_do_not_keep_an_override_from_the_others(ok, s
         "--set", "link.h2d_bytes_per_s=x2",
     )  # fmt: skip
 
-    assert [row["hardware"] for row in answer["rows"]] == [A100]
+    (row,) = answer["rows"]
+    assert row["hardware"] == A100
+    assert row["what_if"] == f"{A100} with link.h2d_bytes_per_s = 5.026e+10"
     assert [one["hardware"] for one in answer["not_assessable"]] == [THOR]
+
+
+def test_a_number_that_an_override_gives_is_no_longer_missing(ok, small):
+    answer = ok(
+        *COMMAND, "--trace", small, "--hardware", f"{A100}, {THOR}", "--no-upgrades",
+        "--set", "link.latency_s=1us",
+    )  # fmt: skip
+
+    (thor,) = answer["not_assessable"]
+    assert "link.latency_s" not in thor["missing"]
+    assert "link.h2d_bytes_per_s" in thor["missing"]
 
 
 def test_the_text_says_what_to_get_and_why_not_others(tidesim, small):
@@ -633,10 +794,11 @@ def test_the_text_says_what_to_get_and_why_not_others(tidesim, small):
     words = " ".join(out.split())
     assert status == 0
     assert f"cheapest {A100}" in words
-    assert "to buy" in words
+    assert "USD to buy" in words
+    assert "rented, 0.252 USD an hour" in words
     assert f"not assessable {THOR}" in words
-    assert "tide-tiny" in err
-    assert "captured" in err
+    assert "captured routing" in words
+    assert str(small) not in err
 
 
 @pytest.mark.parametrize(

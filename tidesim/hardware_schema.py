@@ -48,10 +48,15 @@ class Factor(Quantity):
 
 
 class Machine(Strict):
-    """What the machine is called, and what its GPU (not the host) costs and draws."""
+    """What the machine is called, and what its GPU (not the host) costs and draws.
+
+    With `unified_memory` GPU and CPU read the same memory: a promotion copies nothing, and price
+    and power are those of the whole machine.
+    """
 
     name: _Text
     note: str = ""
+    unified_memory: bool = False
     price_usd: Quantity | None = None
     cloud_usd_per_h: Quantity | None = None
     power_w: Positive | None = None

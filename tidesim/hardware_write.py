@@ -44,7 +44,7 @@ def _lines(section: Mapping[str, Any]) -> Iterator[str]:
     for key, value in sorted(section.items(), key=lambda item: item[0] in _LAST):
         if key == "seconds":
             yield from _seconds(value, section)
-        elif value != "":  # a machine without a note
+        elif value not in ("", False):  # a machine without a note, or with two memories
             yield f"{key} = {_value(value)}"
 
 
@@ -63,6 +63,8 @@ def _value(value: Any) -> str:
         return f"{{ {', '.join(f'{key} = {_value(item)}' for key, item in value.items())} }}"
     if isinstance(value, tuple):
         return f"[{', '.join(map(_number, value))}]"
+    if isinstance(value, bool):
+        return str(value).lower()
     return _text(value) if isinstance(value, str) else _number(value)
 
 

@@ -35,7 +35,9 @@ _UNITS: dict[str, dict[str, float]] = {
 }
 
 
-def overridden(profile: HardwareProfile, texts: Iterable[str]) -> HardwareProfile:
+def overridden(
+    profile: HardwareProfile, texts: Iterable[str], *, skip_absent: bool = False
+) -> HardwareProfile:
     """Return a what-if copy of a machine, one ``KEY=VALUE`` applied after the other.
 
     Parameters
@@ -43,6 +45,8 @@ def overridden(profile: HardwareProfile, texts: Iterable[str]) -> HardwareProfil
     profile : HardwareProfile
     texts : iterable of str
         A factor multiplies what the texts before it left.
+    skip_absent : bool
+        Leave out factors of numbers that the profile does not hold.
 
     Raises
     ------
@@ -62,6 +66,9 @@ def overridden(profile: HardwareProfile, texts: Iterable[str]) -> HardwareProfil
         key, equals, value = (part.strip() for part in text.partition("="))
         if not (key and equals and value):
             raise SettingError(f"{text}: not KEY=VALUE; {_EXAMPLE}")
+        absent = key in profile.known_keys() and profile.missing((key,))
+        if skip_absent and absent and value.startswith(_FACTOR):
+            continue
         profile = profile.with_overrides({key: _value(profile, text, key, value)})
     return profile
 

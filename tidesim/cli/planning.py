@@ -27,6 +27,7 @@ from tidesim.model_spec import ModelSpec, load_model_spec
 from tidesim.overrides import overridden
 from tidesim.plan import RUN_ERROR, Assumptions, Goal, Method, Plan, Row
 from tidesim.plan import plan as make_plan
+from tidesim.plan.words import answers, scope
 from tidesim.schedule import save_schedule
 from tidesim.trace.passes import Trace
 from tidesim.trace.synth.generate import synthesize
@@ -138,8 +139,9 @@ def plan(
     Example: tidesim plan --model llada2.0-mini --trace m.parquet --memory 12,18,all
     --hardware rtx4090-24gb-pcie4-desktop,a100-40gb-pcie4-xeon48 --max-price 5000
 
-    JSON: rows, choice, sure_choice, target_tokens_per_s, max_price_usd, not_assessable, too_small,
-    assumptions, engine, formulation, sizes, provenance, report, schedule.
+    JSON: rows, choice, sure_choice, target_tokens_per_s, max_price_usd, not_assessable, left_out,
+    assumptions, model, requests, split, engine, formulation, sizes, provenance, trace_sha256,
+    report, schedule.
     """
     for path in (out, schedule):
         if path is not None:
@@ -155,7 +157,7 @@ def plan(
         upgrades=upgrades,
         trace_name=trace or "",
     )
-    names = profile_names() if hardware == ALL else hardware.split(",")
+    names = profile_names() if hardware == ALL else [one.strip() for one in hardware.split(",")]
     machines = [_machine(name, set_, method) for name in names]
     with shown_late(progress(), "plan") as update:
         found = make_plan(
@@ -206,9 +208,20 @@ def _requests(spec: ModelSpec, trace: str | None) -> Trace:
 
 
 def _machine(name: str, set_: list[str] | None, method: Method) -> HardwareProfile:
-    """Load a profile with its overrides; one that cannot be assessed is left as it is."""
+    """Load a profile with its overrides, as far as it holds what they change.
+
+    Raises
+    ------
+    SettingError
+        As `overridden`, unless the machine could not be assessed anyway.
+    """
     profile = load_profile(name)
-    return profile if method.missing(profile) else overridden(profile, set_ or ())
+    try:
+        return overridden(profile, set_ or (), skip_absent=True)
+    except SettingError:
+        if method.missing(profile):
+            return profile
+        raise
 
 
 def _trace_name(trace: str | None, spec: ModelSpec) -> str:
@@ -224,7 +237,7 @@ def _memory(text: str) -> tuple[int | None, ...]:
         Something else.
     """
     try:
-        sizes = [None if part == ALL else float(part) for part in text.split(",")]
+        sizes = [None if part.strip() == ALL else float(part) for part in text.split(",")]
     except ValueError:
         raise SettingError(
             f"--memory {text}: not gigabytes with commas, or all; write for example "
@@ -234,17 +247,30 @@ def _memory(text: str) -> tuple[int | None, ...]:
 
 
 def _print(found: Plan, trace: str) -> None:
-    run = found.rows[0].found.result if found.rows else None
-    if run is not None:
-        tell(f"{trace}: {run.sizes} ({run.provenance}); one request at a time, simulated")
+    labels = {row.what_if for row in found.rows if row.what_if}
     print_table(
-        "machines, the fastest first",
+        f"{found.model}: machines, the fastest first",
         ["machine", "tok/s", "band", "bound", "USD/M", "meets"],
         [_cells(row) for row in found.rows],
         texts=(0, 3, 5),
-        caption="USD per million tokens; prices are of the GPU unless the profile says otherwise",
+        caption=f"{scope(found)}. USD per million tokens, the cheaper of bought and rented",
     )
-    print_pairs("choice", list(_answers(found)))
+    print_pairs(
+        "answer",
+        [
+            *answers(found),
+            ("routing", trace),
+            *(("what if", label) for label in sorted(labels)),
+            *(
+                ("not assessable", f"{hardware}: {', '.join(missing)} missing")
+                for hardware, missing in found.not_assessable
+            ),
+            *(
+                ("left out", f"{hardware}, {memory_gb:g} GB: {reason}")
+                for hardware, memory_gb, reason in found.left_out
+            ),
+        ],
+    )
 
 
 def _cells(row: Row) -> list[str]:
@@ -257,40 +283,3 @@ def _cells(row: Row) -> list[str]:
         number(costs.usd_per_mtoken, 2),
         row.meets or "–",
     ]
-
-
-def _answers(found: Plan) -> list[tuple[str, str]]:
-    """Say what to get, what would help it, and what could not be told."""
-    choice, sure = found.choice, found.sure_choice
-    answers = [
-        ("cheapest", _offer(choice) if choice else "none of these does what was asked for"),
-        ("cheapest to be sure", _offer(sure) if sure else "none, at the low end of its band"),
-    ]
-    if choice is not None and choice.best_upgrade is not None:
-        best = choice.best_upgrade
-        answers.append(
-            ("helps it most", f"{best.name} twice as good: {100 * best.gain:+.1f} % tokens/s")
-        )
-    answers += [
-        ("not assessable", f"{hardware}: {', '.join(missing)} missing")
-        for hardware, missing in found.not_assessable
-    ]
-    answers += [
-        ("too small", f"{hardware}, {memory_gb:g} GB: {reason}")
-        for hardware, memory_gb, reason in found.too_small
-    ]
-    return answers
-
-
-def _offer(row: Row) -> str:
-    costs = row.costs
-    ways = (
-        ("USD to buy", costs.price_usd, 0),
-        ("USD per hour owned", costs.owned_usd_per_h, 3),
-        ("USD per hour rented", costs.cloud_usd_per_h, 3),
-        ("Wh per million tokens", costs.wh_per_mtoken, 0),
-    )
-    told = ", ".join(
-        f"{number(value, digits)} {what}" for what, value, digits in ways if value is not None
-    )
-    return f"{row.name}, {row.tokens_per_s:.1f} tokens/s; {told}"

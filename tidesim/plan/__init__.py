@@ -8,6 +8,8 @@
 ``Method``          how schedules are found and judged
 ``Assumptions``     what turns a machine's price into a price per token
 ``assess``          one machine, without prices
+``answers``         what to get and what would help it, in words
+``scope``           whose routing at whose sizes, and how many requests
 ==================  ==============================================================
 """
 
@@ -15,8 +17,9 @@ from tidesim.plan.assess import Assessment, Method, Site, assess
 from tidesim.plan.band import RUN_ERROR, Band
 from tidesim.plan.plan import Plan, plan
 from tidesim.plan.prices import Assumptions, Costs
-from tidesim.plan.rows import Goal, NotAssessable, Row, TooSmall
+from tidesim.plan.rows import Goal, LeftOut, NotAssessable, Row
 from tidesim.plan.upgrades import Upgrade
+from tidesim.plan.words import answers, scope
 
 __all__ = [
     "RUN_ERROR",
@@ -25,13 +28,15 @@ __all__ = [
     "Band",
     "Costs",
     "Goal",
+    "LeftOut",
     "Method",
     "NotAssessable",
     "Plan",
     "Row",
     "Site",
-    "TooSmall",
     "Upgrade",
+    "answers",
     "assess",
     "plan",
+    "scope",
 ]

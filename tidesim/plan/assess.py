@@ -11,6 +11,7 @@ from tidesim.hardware import HardwareProfile
 from tidesim.latency import needed_keys
 from tidesim.model_spec import ModelSpec
 from tidesim.optimize import Optimised, optimize
+from tidesim.optimize.job import FORMULATIONS
 from tidesim.optimize.search import case_of
 from tidesim.plan.band import RUN_ERROR, Band, band_of
 from tidesim.plan.kept import Kept
@@ -62,7 +63,7 @@ class Method:
     Raises
     ------
     SettingError
-        The run error is out of its range.
+        The run error is out of its range; no such engine or formulation.
     """
 
     sizes: ModelSpec | None = None
@@ -76,33 +77,27 @@ class Method:
     trace_name: str = ""
 
     def __post_init__(self) -> None:
-        if not 0 <= self.run_error < 1e6:
-            raise SettingError(f"run error is {self.run_error} but must be a share of at least 0")
+        if not 0 <= self.run_error < 1:
+            raise SettingError(f"run error is {self.run_error} but must be a share below 1")
+        get_engine(self.engine)
+        if self.formulation not in FORMULATIONS:
+            raise SettingError(
+                f"formulation {self.formulation!r} is not known; use one of: "
+                f"{', '.join(FORMULATIONS)}"
+            )
 
     def ways(self) -> tuple[str, ...]:
-        """Return the promotions to solve for.
-
-        Raises
-        ------
-        SettingError
-            No such engine.
-        """
+        """Return the promotions to solve for."""
         engine = get_engine(self.engine)
         hides = engine.overlap and engine.pinned and not engine.write_back
         both = hides and self.formulation != CLOSED_FORM
         return self.promotions or (("blocking", "background") if both else ("blocking",))
 
     def missing(self, profile: HardwareProfile) -> tuple[str, ...]:
-        """List the numbers that a machine's profile lacks for a run.
-
-        Raises
-        ------
-        SettingError
-            No such engine.
-        """
+        """List the numbers that a machine's profile lacks for a run and for what fits."""
         engine = get_engine(self.engine)
         needed = needed_keys(engine.name, pinned=engine.pinned)
-        return tuple(profile.missing(("gpu.memory_bytes", *needed)))
+        return tuple(profile.missing(("gpu.memory_bytes", "cpu.memory_bytes", *needed)))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -210,9 +205,12 @@ def _judged(solved: Optimised) -> Case:
 
 
 def _upgrades(trace: Trace, kept: Kept, site: Site, method: Method) -> Iterator[Upgrade]:
-    """Yield what every upgrade gives, with the schedule kept or solved anew, whichever is faster."""
+    """Yield what every upgrade gives; memory is none where some of the machine's is left unused."""
     as_is = kept.result
+    whole = int(site.profile.value("gpu.memory_bytes"))
     for part in PARTS:
+        if part.memory > 1 and site.memory_bytes < whole:
+            continue
         better = upgraded(site, part)
         solved = _solved(trace, better, method, promotion=as_is.promotion)
         anew = solved.heldout or solved.training

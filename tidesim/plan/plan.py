@@ -7,12 +7,12 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from tidesim.errors import CapacityError, RunError, SettingError
+from tidesim.errors import CapacityError, RunError, SettingError, TidesimError
 from tidesim.hardware import HardwareProfile
-from tidesim.optimize import in_memory
+from tidesim.optimize import in_memory, splits
 from tidesim.plan.assess import Assessment, Method, Site, assess
 from tidesim.plan.prices import Assumptions
-from tidesim.plan.rows import Goal, NotAssessable, Row, TooSmall, row_of
+from tidesim.plan.rows import Goal, LeftOut, NotAssessable, Row, row_of
 from tidesim.processes import count_workers, processes
 from tidesim.trace.passes import Trace
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 Watch = Callable[[int, int], None]
+Outcomes = Iterator[tuple[int, Assessment | TidesimError]]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -32,16 +33,25 @@ class Plan:
     goal : Goal
     assumed : Assumptions
     method : Method
+    model : str
+        Whose sizes are served.
+    requests : int
+        Requests that results come from.
+    split : str
+        Which: ``heldout``, or ``train`` or ``all`` where the trace marks none as held out.
     not_assessable : tuple of NotAssessable
-    too_small : tuple of TooSmall
+    left_out : tuple of LeftOut
     """
 
     rows: tuple[Row, ...]
     goal: Goal
     assumed: Assumptions
     method: Method
+    model: str
+    requests: int
+    split: str
     not_assessable: tuple[NotAssessable, ...]
-    too_small: tuple[TooSmall, ...]
+    left_out: tuple[LeftOut, ...]
 
     @property
     def choice(self) -> Row | None:
@@ -54,8 +64,8 @@ class Plan:
 
     @property
     def sure_choice(self) -> Row | None:
-        """The cheapest machine that meets the goal even at the low end of its band."""
-        return self._cheapest(("surely", None))
+        """The cheapest machine that is as fast as asked for even at the low end of its band."""
+        return self._cheapest(("surely",))
 
     def _cheapest(self, meets: Sequence[str | None]) -> Row | None:
         by_hour = self.goal.tokens_per_s is not None
@@ -88,21 +98,26 @@ class Plan:
                 {"hardware": one.hardware, "missing": list(one.missing)}
                 for one in self.not_assessable
             ],
-            "too_small": [one._asdict() for one in self.too_small],
+            "left_out": [one._asdict() for one in self.left_out],
             "assumptions": {
                 "years": self.assumed.years,
                 "use": self.assumed.use,
                 "usd_per_kwh": self.assumed.usd_per_kwh,
                 "run_error": self.method.run_error,
+                "gap": self.method.gap,
             },
+            "model": self.model,
+            "requests": self.requests,
+            "split": self.split,
             "engine": self.method.engine,
             "formulation": self.method.formulation,
             "sizes": self.rows[0].found.result.sizes if self.rows else None,
             "provenance": self.rows[0].found.result.provenance if self.rows else None,
+            "trace_sha256": self.rows[0].found.result.trace_sha256 if self.rows else None,
         }
 
 
-_NESTED = ("waited", "budgets", "memory", "upgrades")
+_NESTED = ("waited", "budgets", "memory", "solver", "upgrades")
 
 
 def plan(
@@ -125,7 +140,7 @@ def plan(
     machines : sequence of HardwareProfile
     memory_bytes : sequence of (int or None)
         GPU memory to use; None is all that the machine has. What is more than a machine has is
-        among `Plan.too_small`.
+        among `Plan.left_out`.
     goal : Goal or None
         Speed and price asked for; without any, all machines are in the running.
     method : Method or None
@@ -140,10 +155,10 @@ def plan(
 
     Raises
     ------
-    SettingError, FormatError
-        As `optimize`; or no machine was given.
-    RunError
-        A process died.
+    SettingError, FormatError, RunError
+        No machine was given, or two different ones of one name; or every assessment failed, as
+        `optimize` does or because its process died. One that fails beside others is among
+        `Plan.left_out`.
 
     Examples
     --------
@@ -160,8 +175,7 @@ def plan(
     >>> [row.hardware for row in found.rows]
     ['rtx4090-24gb-pcie4-desktop', 'a100-40gb-pcie4-xeon48']
     """
-    if not machines:
-        raise SettingError("no machine to assess; give at least one")
+    machines = _distinct(machines)
     goal, method, assumed = goal or Goal(), method or Method(), assumed or Assumptions()
     lacks = [method.missing(machine) for machine in machines]
     sites = [
@@ -170,21 +184,51 @@ def plan(
         if not missing
         for site in _sites(one, memory_bytes)
     ]
-    done = _assessed(in_memory(trace), sites, method, workers=workers, watch=watch)
-    found = [done[number] for number in range(len(sites))]
+    trace = in_memory(trace)
+    found = _assessed(trace, sites, method, workers=workers, watch=watch)
     rows = [row_of(one, goal, assumed) for one in found if isinstance(one, Assessment)]
+    judged = splits(trace)[1] or splits(trace)[0]
+    infos = judged.meta.requests
     return Plan(
         rows=tuple(sorted(rows, key=lambda row: -row.tokens_per_s)),
         goal=goal,
         assumed=assumed,
         method=method,
+        model=(method.sizes or trace.meta.model).name,
+        requests=len(infos),
+        split=infos[0].split if len(infos) < len(trace.meta.requests) else "all",
         not_assessable=tuple(
             NotAssessable(machine.name, missing)
             for machine, missing in zip(machines, lacks, strict=True)
             if missing
         ),
-        too_small=tuple(one for one in found if isinstance(one, TooSmall)),
+        left_out=tuple(
+            LeftOut(site.profile.name, site.memory_bytes / 1e9, str(one))
+            for site, one in zip(sites, found, strict=True)
+            if isinstance(one, TidesimError)
+        ),
     )
+
+
+def _distinct(machines: Sequence[HardwareProfile]) -> list[HardwareProfile]:
+    """Return every machine once.
+
+    Raises
+    ------
+    SettingError
+        There is none, or two different ones have one name.
+    """
+    if not machines:
+        raise SettingError("no machine to assess; give at least one")
+    named: dict[str, HardwareProfile] = {}
+    for one in machines:
+        other = named.setdefault(one.name, one)
+        if other.sha256 != one.sha256:
+            raise SettingError(
+                f"{other.file} and {one.file} are different machines of one name, {one.name}; "
+                "give one of them another under [machine]"
+            )
+    return list(named.values())
 
 
 def _sites(machine: HardwareProfile, memory_bytes: Sequence[int | None]) -> list[Site]:
@@ -201,19 +245,27 @@ def _assessed(
     *,
     workers: int | None,
     watch: Watch | None,
-) -> dict[int, Assessment | TooSmall]:
-    """Assess every site, by its number, here or in processes."""
+) -> list[Assessment | TidesimError]:
+    """Assess every site, in order, here or in processes.
+
+    Raises
+    ------
+    TidesimError
+        All failed, and not for want of memory alone.
+    """
     needed = count_workers(workers, tasks=len(sites))
     outcomes = _here if needed == 1 else _beside
-    found: dict[int, Assessment | TooSmall] = {}
+    done: dict[int, Assessment | TidesimError] = {}
     for number, outcome in outcomes(trace, sites, method, needed):
-        found[number] = outcome
+        done[number] = outcome
         if watch is not None:
-            watch(len(found), len(sites))
+            watch(len(done), len(sites))
+    found = [done[number] for number in range(len(sites))]
+    faults = [one for one in found if isinstance(one, TidesimError)]
+    other = [one for one in faults if not isinstance(one, CapacityError)]
+    if other and len(faults) == len(found):
+        raise other[0]
     return found
-
-
-Outcomes = Iterator[tuple[int, Assessment | TooSmall]]
 
 
 def _here(trace: Trace, sites: Sequence[Site], method: Method, _workers: int) -> Outcomes:
@@ -230,15 +282,17 @@ def _beside(trace: Trace, sites: Sequence[Site], method: Method, workers: int) -
             try:
                 yield running[future], future.result()
             except BrokenProcessPool:
-                raise RunError(
-                    "a process that assessed a machine died, perhaps for want of memory; "
-                    "use fewer workers or a shorter trace"
-                ) from None
+                yield (
+                    running[future],
+                    RunError(
+                        "a process that assessed machines died, perhaps for want of memory; use fewer "
+                        "workers or a shorter trace"
+                    ),
+                )
 
 
-def _outcome(trace: Trace, site: Site, method: Method) -> Assessment | TooSmall:
-    """Assess a site; one that does not hold the model says so."""
+def _outcome(trace: Trace, site: Site, method: Method) -> Assessment | TidesimError:
     try:
         return assess(trace, site, method)
-    except CapacityError as error:
-        return TooSmall(site.profile.name, site.memory_bytes / 1e9, str(error))
+    except TidesimError as error:
+        return error

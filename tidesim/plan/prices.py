@@ -66,14 +66,21 @@ class Costs:
     wh_per_mtoken: float | None
 
     @property
+    def way(self) -> str | None:
+        """The cheaper way: ``bought`` or ``rented``; None where neither price is known."""
+        ways = {"bought": self.owned_usd_per_h, "rented": self.cloud_usd_per_h}
+        known = {way: usd for way, usd in ways.items() if usd is not None}
+        return min(known, key=lambda way: known[way], default=None)
+
+    @property
     def usd_per_h(self) -> float | None:
-        """The cheaper of owned and rented, per hour of decoding."""
-        return _least(self.owned_usd_per_h, self.cloud_usd_per_h)
+        """An hour of decoding, the cheaper way."""
+        return self.cloud_usd_per_h if self.way == "rented" else self.owned_usd_per_h
 
     @property
     def usd_per_mtoken(self) -> float | None:
-        """The cheaper of owned and rented, per million tokens."""
-        return _least(self.owned_usd_per_mtoken, self.cloud_usd_per_mtoken)
+        """A million tokens, the cheaper way."""
+        return self.cloud_usd_per_mtoken if self.way == "rented" else self.owned_usd_per_mtoken
 
     def to_json(self) -> dict[str, float | None]:
         """Return JSON-ready values, keys stable."""
@@ -92,9 +99,9 @@ def costs_of(profile: HardwareProfile, tokens_per_s: float, assumed: Assumptions
     cloud = None if machine.cloud_usd_per_h is None else machine.cloud_usd_per_h.value
     watts = None if machine.power_w is None else machine.power_w.value
     owned = None
-    if price is not None:
+    if price is not None and watts is not None:
         hours = assumed.years * HOURS_PER_YEAR * assumed.use
-        owned = price / hours + (watts or 0.0) / 1e3 * assumed.usd_per_kwh
+        owned = price / hours + watts / 1e3 * assumed.usd_per_kwh
     hours_per_mtoken = _MILLION / (_SECONDS_PER_HOUR * tokens_per_s)
 
     def per_mtoken(per_hour: float | None) -> float | None:
@@ -108,7 +115,3 @@ def costs_of(profile: HardwareProfile, tokens_per_s: float, assumed: Assumptions
         cloud_usd_per_mtoken=per_mtoken(cloud),
         wh_per_mtoken=per_mtoken(watts),
     )
-
-
-def _least(*values: float | None) -> float | None:
-    return min((value for value in values if value is not None), default=None)

@@ -9,7 +9,7 @@ from tidesim.plan.assess import Assessment
 from tidesim.plan.prices import Assumptions, Costs, costs_of
 from tidesim.plan.upgrades import Upgrade
 
-WORTH_AN_UPGRADE = 0.005  # less is no help
+WORTH_AN_UPGRADE = 0.02  # solutions may be as far from the best
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,6 +70,12 @@ class Row:
         return self.found.site.memory_bytes / 1e9
 
     @property
+    def what_if(self) -> str | None:
+        """The machine and every number of it that an override replaced; None where none was."""
+        label = self.found.result.hardware
+        return None if label == self.hardware else label
+
+    @property
     def name(self) -> str:
         """The machine, with its memory where that is not all of it."""
         profile = self.found.site.profile
@@ -83,7 +89,7 @@ class Row:
 
     @property
     def best_upgrade(self) -> Upgrade | None:
-        """The single upgrade that helps most; None where none helps or none was tried."""
+        """The single upgrade that helps most; None where none is clearly faster or none was tried."""
         best = next(iter(self.found.upgrades), None)
         return best if best is not None and best.gain >= WORTH_AN_UPGRADE else None
 
@@ -94,6 +100,8 @@ class Row:
         best = self.best_upgrade
         return {
             "hardware": self.hardware,
+            "what_if": self.what_if,
+            "unified_memory": self.found.site.profile.machine.unified_memory,
             "memory_gb": self.memory_gb,
             "tokens_per_s": self.tokens_per_s,
             "low": band.low,
@@ -101,12 +109,14 @@ class Row:
             "measured": band.measured,
             "meets": self.meets,
             "affordable": self.affordable,
+            "way": self.costs.way,
             "block_p50_s": p50,
             "block_p95_s": p95,
             "bottleneck": result.bottleneck,
             "waited": result.waited,
             "promotion": result.promotion,
             "interval": schedule.interval,
+            "solver": schedule.solver.model_dump(),
             "refreshes": result.refreshes,
             "budgets": list(result.budgets),
             "hit_rate": result.hit_rate,
@@ -118,6 +128,7 @@ class Row:
                 for one in self.found.upgrades
             ],
             "best_upgrade": None if best is None else best.name,
+            "profile_sha256": result.profile_sha256,
         }
 
 
@@ -135,8 +146,8 @@ class NotAssessable(NamedTuple):
     missing: tuple[str, ...]
 
 
-class TooSmall(NamedTuple):
-    """A machine or memory budget that does not hold the model.
+class LeftOut(NamedTuple):
+    """A machine or memory budget that does not hold the model, or whose assessment failed.
 
     Attributes
     ----------

@@ -12,7 +12,7 @@ _LINK = ("h2d", "d2h", "h2d_pageable", "d2h_pageable")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Upgrade:
-    """What one upgrade gives, with the schedule solved anew.
+    """What one upgrade gives, with the schedule kept or solved anew, whichever is faster.
 
     Attributes
     ----------
@@ -63,8 +63,10 @@ def _cores(profile: HardwareProfile) -> dict[str, float]:
 
 
 def _channels(profile: HardwareProfile) -> dict[str, float]:
-    """Twice the rate of memory, which expert kernels follow."""
-    return _times(profile, "cpu.memory_bytes_per_s", "cpu.expert_bytes_per_s")
+    """Twice the rate of memory, which expert kernels follow, and the GPU where it is its own."""
+    found = _times(profile, "cpu.memory_bytes_per_s", "cpu.expert_bytes_per_s")
+    shared = profile.machine.unified_memory
+    return found | (_times(profile, "gpu.memory_bytes_per_s") if shared else {})
 
 
 def _memory(profile: HardwareProfile) -> dict[str, float]:

@@ -7,6 +7,7 @@ from tidesim.hardware import what_if_label
 from tidesim.plan import Plan, Row
 from tidesim.plan.band import CALL_SPREAD, RATE_SPREAD
 from tidesim.plan.upgrades import PARTS
+from tidesim.plan.words import answers, scope
 from tidesim.report.html import Section, Table, write_report
 from tidesim.report.plan_figures import cost_figure, machines_figure, memory_figure
 
@@ -50,8 +51,8 @@ def _sections(found: Plan) -> Iterator[Section]:
             "What one upgrade gives",
             text="Tokens per second more, with one part twice as good and the schedule kept or "
             "solved anew, whichever is faster. More cores read weights no faster than the memory; "
-            "more channels are taken to speed up the expert kernels as much. Prices of parts are "
-            "not known here.",
+            "more channels are taken to speed up the expert kernels as much. GPU memory is offered "
+            "where all of it is used. Prices of parts are not known here.",
             table=_upgrades(found),
         )
     if found.rows:
@@ -66,55 +67,41 @@ def _sections(found: Plan) -> Iterator[Section]:
                 rows=[[name, ", ".join(missing)] for name, missing in found.not_assessable],
             ),
         )
-    if found.too_small:
+    if found.left_out:
         yield Section(
-            "Too small",
+            "Left out",
             table=Table(
                 columns=["machine", "memory, GB", "why"],
-                rows=[[name, size, reason] for name, size, reason in found.too_small],
+                rows=[[name, size, reason] for name, size, reason in found.left_out],
             ),
         )
 
 
 def _lead(found: Plan) -> str:
-    asked = _asked(found)
-    choice, sure = found.choice, found.sure_choice
-    if choice is None:
-        fastest = f"; the fastest is {_told(found.rows[0])}" if found.rows else ""
-        return f"No machine with a known price does what was asked for ({asked}){fastest}."
-    words = f"{asked[0].upper()}{asked[1:]}: the cheapest is {_told(choice)}."
-    if choice.best_upgrade is not None:
-        best = choice.best_upgrade
-        words += f" What would help it most, were it twice as good: {best.name} ({100 * best.gain:+.1f} %)."
-    if sure is None:
-        return f"{words} At the low end of its band, no machine does."
-    return words if sure is choice else f"{words} To be sure even then: {_told(sure)}."
-
-
-def _asked(found: Plan) -> str:
-    goal = found.goal
-    parts = [
-        None if goal.tokens_per_s is None else f"{goal.tokens_per_s:g} tokens/s",
-        None if goal.most_usd is None else f"at most {goal.most_usd:,.0f} USD to buy",
-    ]
-    return ", ".join(part for part in parts if part) or "by the price of a token"
-
-
-def _told(row: Row) -> str:
-    band = row.found.band
-    return (
-        f"{row.name} with {row.tokens_per_s:.4g} tokens/s ({band.low:.3g} to {band.high:.3g}), "
-        f"bound by the {row.found.result.bottleneck}"
-    )
+    told = dict(answers(found))
+    words = f"{told.pop('asked for')}; the cheapest machine: {told.pop('cheapest')}."
+    if "cheapest to be sure" in told:
+        words += f" To be sure, at the low end of the band: {told['cheapest to be sure']}."
+    if "helps it most" in told:
+        words += f" What would help it most: {told['helps it most']}."
+    return f"{found.model}. {words[0].upper()}{words[1:]}"
 
 
 def _band(found: Plan) -> str:
-    return (
-        f"The band holds the simulator's own error, {100 * found.method.run_error:.3g} % against "
-        "measured runs, and what may be wrong with numbers that nobody measured: all published and "
-        f"estimated rates off by a factor of {RATE_SPREAD:g} and costs per call by {CALL_SPREAD:g}, "
-        "all of them in one direction. A measured profile has the first alone."
+    words = (
+        f"{scope(found)}. The band holds the simulator's own error ({100 * found.method.run_error:.3g} % "
+        "of a run; unless yours is given, that of a validation on a two-core machine without a GPU) and "
+        "what may be wrong with numbers that nobody measured: all published and estimated rates off "
+        f"by a factor of {RATE_SPREAD:g} and costs per call by {CALL_SPREAD:g}, all in one direction. "
+        "A measured profile has the first alone. Requests unlike these are beyond it."
     )
+    shared = [row.hardware for row in found.rows if row.found.site.profile.machine.unified_memory]
+    if shared:
+        words += (
+            f" In {', '.join(dict.fromkeys(shared))} GPU and CPU share one memory's rate, which the "
+            "simulator does not know: experts on the CPU beside a busy GPU come out too fast."
+        )
+    return words
 
 
 def _speeds(found: Plan) -> Table:
@@ -174,8 +161,8 @@ def _money(found: Plan) -> str:
     return (
         f"Bought: written off over {assumed.years:g} years of which the machine decodes "
         f"{100 * assumed.use:.3g} %, and electricity at {assumed.usd_per_kwh:g} USD/kWh at the power "
-        "limit (both assumed). Rented: the profile's price of an hour. Prices and power are those of "
-        "the GPU unless the profile says otherwise, and one request is decoded at a time."
+        "limit (all assumed); of the GPU alone, without a host, unless GPU and CPU share one memory. "
+        "Rented: the whole machine, at the profile's price of an hour, which may be a spot price."
     )
 
 
