@@ -60,7 +60,7 @@ PICTURES = {
         """,
         page="plan.html",
         sections=("How fast", "What it costs"),
-        until="#figure-1",
+        until="#figure-2",
     ),
     "validate": Picture(
         commands="""

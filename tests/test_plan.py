@@ -689,7 +689,7 @@ def test_the_page_says_what_to_get_and_what_could_not_be_told(found, tmp_path):
     write_plan_page(page, with_goal(found, tokens_per_s=30.0), trace="some <trace>")
 
     text = page.read_text()
-    assert "llada2.0-mini. 30 tokens/s; the cheapest machine:" in text
+    assert "llada2.0-mini. Asked for: 30 tokens/s. The cheapest machine:" in text
     assert f"{RTX4090}: " in text
     assert THOR in text
     assert "link.h2d_bytes_per_s" in text

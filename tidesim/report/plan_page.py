@@ -79,12 +79,12 @@ def _sections(found: Plan) -> Iterator[Section]:
 
 def _lead(found: Plan) -> str:
     told = dict(answers(found))
-    words = f"{told.pop('asked for')}; the cheapest machine: {told.pop('cheapest')}."
+    words = f"Asked for: {told['asked for']}. The cheapest machine: {told['cheapest']}."
     if "cheapest to be sure" in told:
         words += f" To be sure, at the low end of the band: {told['cheapest to be sure']}."
     if "helps it most" in told:
         words += f" What would help it most: {told['helps it most']}."
-    return f"{found.model}. {words[0].upper()}{words[1:]}"
+    return f"{found.model}. {words}"
 
 
 def _band(found: Plan) -> str:
