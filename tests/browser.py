@@ -58,9 +58,7 @@ def browsing() -> Iterator[Browser | None]:
         if path is None:
             yield None
             return
-        root = hasattr(os, "geteuid") and os.geteuid() == 0
-        args = ["--no-sandbox"] if root else []  # Chromium's sandbox does not start as root
-        with playwright.chromium.launch(executable_path=path, args=args) as browser:
+        with playwright.chromium.launch(executable_path=path) as browser:
             yield browser
 
 

@@ -12,6 +12,7 @@ import resource
 import sys
 import traceback
 from collections.abc import Callable
+from itertools import islice
 from pathlib import Path
 
 from strategies import small_model
@@ -20,7 +21,9 @@ from tidesim import cli
 from tidesim.errors import TidesimError
 from tidesim.measured_io import load_measured
 from tidesim.runtime import checkpoint, decode  # noqa: F401 (torch, before memory is limited)
+from tidesim.sweep import load_grid
 from tidesim.trace.importers import ImportOptions, import_trace
+from tidesim.trace.synth.parameters import load_parameters
 
 MEMORY_BYTES = 10**9
 # What reaches for more memory and is told so by the limit would have taken it without the limit.
@@ -89,6 +92,8 @@ TARGETS: dict[str, Callable[[Path], object]] = {
     "sglang": import_as("sglang"),
     "sglang-npy": import_as("sglang"),
     "histograms": import_as("histograms"),
+    "grid": lambda file: list(islice(load_grid(file).points(), 99)),
+    "parameters": load_parameters,
     # what test_fuzz.py itself is tested with
     "raises": lambda file: {}[str(file)],
     "raises-a-base-exception": lambda _: (_ for _ in ()).throw(BaseException("panic")),

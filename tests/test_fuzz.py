@@ -38,7 +38,7 @@ from tidesim.runtime.training.optimizer import initialise
 from tidesim.timeline import save_timeline
 from tidesim.trace.io import save_trace
 
-CASES = 500  # of each kind in `make fuzz`: 20 kinds are 10,000
+CASES = 500  # of each kind in `make fuzz`: 22 kinds are 11,000
 SAMPLE = 10  # of each kind in `make test`
 FUZZING = settings.get_current_profile_name() == "fuzz"
 HANG_S = 60  # for one file, on a machine that does other work
@@ -93,6 +93,19 @@ def folder(tmp_path_factory):
 
 # ── valid files ──────────────────────────────────────────────────────────────────────────────────
 
+GRID = b"""
+format = "tidesim-grid"
+version = 1
+traces = ["t.parquet"]
+hardware = ["box.toml"]
+overrides = [{ "link.h2d_bytes_per_s" = ["x2", 5e10, "50GB/s"] }, {}]
+memory_gb = [3.45]
+promotions = ["blocking"]
+policies = ["tide"]
+intervals = [1, 2]
+formulations = ["uniform"]
+solver = { backend = "highs", gap = 0.01 }
+"""
 PROMPTS = b'{"text": "import os", "kind": "a"}\n\n{"ids": [9, 8, 7], "split": "heldout"}\n'
 
 
@@ -153,6 +166,8 @@ def valid(folder) -> dict[str, bytes]:
         "llama.cpp": llama_csv(ids).encode(),
         "sglang": sglang_csv(counts[0]).encode(),
         "histograms": histograms_json(counts).encode(),
+        "grid": GRID,
+        "parameters": find("traces/synth", "tide-tiny").read_bytes(),
     }
 
 
@@ -225,6 +240,8 @@ DAMAGE = {
     "sglang": damaged_table,
     "sglang-npy": damaged_bytes,
     "histograms": damaged_json,
+    "grid": damaged_toml,
+    "parameters": damaged_toml,
 }
 PLACES = {
     "flame-moe": "flame/layer_02.parquet", "sglang": "counts.csv", "sglang-npy": "counts.npy",

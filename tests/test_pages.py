@@ -160,13 +160,11 @@ def test_resources_and_policies_have_their_colours_everywhere(it: Opened) -> Non
             : [[one.name, one.marker.color]])""",
     )
 
-    wrong = [
-        (name, color)
-        for chart in marks
-        for name, color in chart
-        if name in PALETTE and color not in (PALETTE[name], PALETTE["schedule"])
-    ]
-    assert wrong == []
+    for chart in marks:
+        others = [
+            (name, color) for name, color in chart if name in PALETTE and color != PALETTE[name]
+        ]
+        assert [color for _, color in others] in ([], [PALETTE["schedule"]]), others
 
 
 # ── tables ───────────────────────────────────────────────────────────────────────────────────────
@@ -319,9 +317,8 @@ def test_a_page_prints_whole(it: Opened) -> None:
         f"addEventListener('beforeprint', () => window.widest = ({most})('.main-svg', 'width'))"
     )
 
-    pdf = page.pdf(prefer_css_page_size=True, format="A4")
+    page.pdf(prefer_css_page_size=True, format="A4")
 
-    assert len(re.findall(rb"/Type\s*/Page\b", pdf)) > 0
     assert 0 < page.evaluate("window.widest") <= A4_PIXELS
     page.evaluate("dispatchEvent(new Event('beforeprint'))")
     page.emulate_media(media="print", color_scheme="dark")

@@ -37,6 +37,7 @@ README = (ROOT / "README.md").read_text()
 PAGES = ("README.md", "docs/models.md", "docs/regimes.md")
 SHOWN = [line for page in PAGES for line in lines_of((ROOT / page).read_text())]
 EXAMPLES = [line for name in LEAVES for line in examples(name)]
+PICTURES = (ROOT / "docs" / "screenshots.py").read_text()
 PYTHON = re.findall(r"^```python\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
 
 
@@ -81,6 +82,16 @@ def test_every_option_that_the_readme_names_is_one():
     }  # tidesim's own
 
 
+def test_every_command_line_of_a_picture_parses_and_is_shown(parsed):
+    lines = re.findall(r"^ {8}(tidesim .*)$", PICTURES, re.MULTILINE)
+
+    for line in lines:
+        parsed(shlex.split(line)[1:])
+        name = name_of(shlex.split(line)[1:])
+        assert any(name_of(shown) == name for shown in SHOWN) or name == "tidesim demo"
+    assert len(lines) >= 6
+
+
 @pytest.mark.slow
 def test_every_command_line_shown_that_is_not_dear_runs(tidesim, workplace, monkeypatch):
     monkeypatch.chdir(workplace)
@@ -94,12 +105,11 @@ def test_every_command_line_shown_that_is_not_dear_runs(tidesim, workplace, monk
 
 
 def test_the_python_of_the_readme_runs(capsys, workplace, monkeypatch):
-    """Block after block, as a reader would."""
+    """Every block by itself."""
     monkeypatch.chdir(workplace)
-    names = {}
 
     for block in PYTHON:
-        exec(compile(block, "README.md", "exec"), names)  # noqa: S102
+        exec(compile(block, "README.md", "exec"), {})  # noqa: S102
 
     assert len(PYTHON) == 3
     assert capsys.readouterr().out

@@ -199,11 +199,15 @@ def test_a_schedule_fits_what_it_was_made_for_and_what_has_no_digest():
     check_schedule(made(), sample().meta.model)
 
 
+def test_a_what_if_on_the_machine_a_schedule_was_made_for_is_that_machine_still():
+    check(made(), sample(), A100.with_overrides({"gpu.launch_s": 1e-6}))
+
+
 @pytest.mark.parametrize(
     ("schedule", "trace", "profile", "what"),
     [
         (made(), sample("b" * 64), A100, r"another trace \(aaaaaaaaaaaa, not bbbbbbbbbbbb\)"),
-        (made(), sample(), A100.with_overrides({"gpu.launch_s": 1e-6}), "another profile"),
+        (made(), sample(), load_profile("rtx4090-24gb-pcie4-desktop"), "another profile"),
         (made(model=content()["model"] | {"name": "big"}), sample(), A100, "another model"),
     ],
 )

@@ -211,7 +211,7 @@ def test_the_page_is_written_and_the_table_fits_80_columns(tidesim, tmp_path):
 
 
 def test_wrong_settings_are_refused(refused, tmp_path):
-    assert "nothing differs; give --set" in refused(*COMMAND)
+    assert "nothing differs between the two runs; give --set" in refused(*COMMAND)
     change = ("--set", "cpu.cores=x2")
     assert "--out FILE" in refused(*COMMAND, *change, "--steps", "0:2")
     assert "a factor has no unit" in refused(*COMMAND, "--set", "cpu.cores=x2GB")
@@ -369,17 +369,20 @@ def test_a_schedule_is_compared_with_settings_and_with_another(ok, schedule, tmp
     assert both["base"]["promotions"] != both["changed"]["promotions"]
 
 
-def test_a_schedule_for_another_machine_must_be_forced(ok, refused, schedule):
-    command = (*MACHINE, "--schedule", schedule, *FAST)
+def test_a_schedule_holds_for_a_what_if_on_its_machine_and_for_another_if_forced(
+    ok, refused, schedule
+):
+    other = (*MACHINE, "--schedule", schedule, "--against-hardware", H100)
 
-    assert "made for another profile" in refused(*command)
-    assert ok(*command, "--force")["speedup"] > 1
+    assert ok(*MACHINE, "--schedule", schedule, *FAST)["speedup"] > 1
+    assert "made for another profile" in refused(*other)
+    assert ok(*other, "--force")["speedup"] < 1
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (TIDE, "nothing differs; give --set KEY=VALUE or"),
+        (TIDE, "nothing differs between the two runs; give --set KEY=VALUE alone, or"),
         ((*TIDE, "--against-policy", "tide"), "nothing differs"),
         ((*TIDE, *FAST, "--against-budget", 8), "nothing differs"),
         (("--budget", 8, *FAST), "a run needs a policy or a schedule"),

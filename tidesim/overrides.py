@@ -43,7 +43,7 @@ def overridden(
     Parameters
     ----------
     profile : HardwareProfile
-    texts : iterable of str
+    texts : str or iterable of str
         A factor multiplies what the texts before it left.
     skip_absent : bool
         Leave out factors of numbers that the profile does not hold.
@@ -62,7 +62,7 @@ def overridden(
     >>> faster.value("link.h2d_bytes_per_s"), str(faster.kind_of("link.h2d_bytes_per_s"))
     (50000000000.0, 'estimated')
     """
-    for text in texts:
+    for text in [texts] if isinstance(texts, str) else texts:
         key, equals, value = (part.strip() for part in text.partition("="))
         if not (key and equals and value):
             raise SettingError(f"{text}: not KEY=VALUE; {_EXAMPLE}")

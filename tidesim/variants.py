@@ -81,7 +81,9 @@ class Variant:
             check_schedule(plan, model, trace=trace, profile=profile, sizes=used, forced=self.force)
             run = _obeying(plan, self)
         if run.policy is None:
-            raise SettingError("a run needs a policy or a schedule; give one of them")
+            raise SettingError(
+                "a run needs a policy or a schedule; give --policy NAME or --schedule FILE"
+            )
         return prepare(
             trace,
             profile,

@@ -35,7 +35,7 @@ class Difference:
 
     @property
     def change(self) -> float | None:
-        """Relative change, of shares the points by which they differ; None from zero."""
+        """Relative change, of shares their difference (0.01 is one point); None from zero."""
         if self.unit == "%":
             return (self.changed - self.base) / 100
         return self.changed / self.base - 1 if self.base else None
@@ -58,9 +58,11 @@ class WhatIf:
 
     @property
     def names(self) -> tuple[str, str]:
-        """What tells the runs apart, in words; their machine where nothing does."""
+        """What tells the runs apart, in words; only their part where no setting does."""
         base, changed = self._settings()
-        apart = [name for name in base if base[name] != changed[name]] or ["hardware"]
+        apart = [name for name in base if base[name] != changed[name]]
+        if not apart:
+            return "base", "changed"
         first, second = (", ".join(each[name] for name in apart) for each in (base, changed))
         return first, second
 
@@ -218,6 +220,8 @@ def compare_variants(
 
 
 def _only(trace: Trace, requests: tuple[int, ...]) -> Trace:
+    if not requests:
+        raise SettingError("no request to simulate; name at least one")
     there = [info.request for info in trace.meta.requests]
     for wanted in requests:
         if wanted not in there:

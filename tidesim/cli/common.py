@@ -71,7 +71,8 @@ Overrides = Annotated[
     typer.Option(
         "--set",
         metavar="KEY=VALUE",
-        help="What-if: replace a number of the profile, as 5e10, 50GB/s or x1.5 (times what it is).",
+        help="What-if: replace a number of the profile, as 5e10, 50GB/s or x1.5 (times what it is); "
+        "repeatable.",
     ),
 ]
 Requests = Annotated[

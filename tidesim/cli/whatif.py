@@ -44,8 +44,7 @@ from tidesim.whatif import Difference, WhatIf, compare_variants
 
 def _against(name: str, meaning: str, metavar: str | None = None) -> Any:
     """Return an option of the run to compare with."""
-    panel = "The base: the same run, but for"
-    return typer.Option(f"--against-{name}", metavar=metavar, help=meaning, rich_help_panel=panel)
+    return typer.Option(f"--against-{name}", metavar=metavar, help=meaning)
 
 
 def register(app: typer.Typer) -> None:
@@ -73,7 +72,11 @@ def whatif(
     ] = None,
     against_set: Annotated[
         list[str] | None,
-        _against("set", "Numbers of the base's machine, instead of those of --set.", "KEY=VALUE"),
+        _against(
+            "set",
+            "Numbers of the base's machine, instead of those of --set; repeatable.",
+            "KEY=VALUE",
+        ),
     ] = None,
     against_policy: Annotated[
         str | None, _against("policy", "The base's policy, which promotes as it is meant.")
@@ -113,7 +116,8 @@ def whatif(
     """Compare a run with one that differs in some settings: every difference, and both timelines.
 
     The run to compare with, the base, is the same but for what --against options name; with --set
-    and none of those, it is the run on the machine as it was.
+    and none of those, it is the run on the machine as it was. Beside --schedule they change the
+    policy nearest to it.
 
     Example: tidesim whatif tide-tiny-mixed --hardware a100-40gb-pcie4-xeon48 --policy tide
     --interval 4 --budget 16 --sizes llada2.0-mini --set link.h2d_bytes_per_s=x1.5 --out whatif.html
@@ -214,8 +218,8 @@ def _base(changed: Variant, options: Mapping[str, Any]) -> Variant:
     base = replace(base, **named)
     if base == changed:
         raise SettingError(
-            "nothing differs; give --set KEY=VALUE or what to compare with, such as "
-            "--against-hardware NAME or --against-policy NAME"
+            "nothing differs between the two runs; give --set KEY=VALUE alone, or another setting "
+            "for the one to compare with, such as --against-hardware NAME or --against-policy NAME"
         )
     return base
 

@@ -171,6 +171,8 @@ class Grid(Strict):
         """
         try:
             return cls.model_validate(data)
+        except RecursionError:
+            raise FormatError(f"{source}: a key has too many parts; repair it") from None
         except ValidationError as error:
             form = f"{FORMAT} {VERSION}"
             said = sentence(error, Grid, form=form, repair=_repair, words=_WORDS)

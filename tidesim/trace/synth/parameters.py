@@ -143,6 +143,8 @@ def load_parameters(name_or_path: str | Path) -> Parameters:
         raise FormatError(f"{path}: not valid TOML ({error}); repair or replace it") from None
     try:
         return Parameters.model_validate(_tuples(data))
+    except RecursionError:
+        raise FormatError(f"{path}: a key has too many parts; repair it") from None
     except ValidationError as error:
         form = f"{FORMAT} {VERSION}"
         text = sentence(error, Parameters, form=form, repair=lambda *_: "repair it")
