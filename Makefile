@@ -38,7 +38,7 @@ screenshots: $(INSTALLED)  ## docs/images from the commands, in ten minutes; nee
 bench: $(INSTALLED)  ## the benchmarks of tests/bench
 	$(RUN) pytest tests/bench -o python_files='bench_*.py'
 
-fuzz: $(INSTALLED)  ## every parser against 10,000 damaged files
+fuzz: $(INSTALLED)  ## every parser against 11,000 damaged files
 	$(RUN) pytest tests/test_fuzz.py --hypothesis-profile fuzz
 
 tiny-checkpoint: $(INSTALLED)  ## train the bundled checkpoint; goes on where it was stopped
