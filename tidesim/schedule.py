@@ -344,10 +344,9 @@ def check_schedule(
         return
     if trace is not None:
         _check_same("trace", schedule.trace.sha256, trace.sha256)
-    if profile is not None:
-        known = {profile.sha256, profile.baseline.sha256}  # a what-if is still that machine
-        made_for = schedule.profile.sha256
-        _check_same("profile", made_for, made_for if made_for in known else profile.sha256)
+    # A what-if on the machine that the schedule was made for is that machine still.
+    if profile is not None and schedule.profile.sha256 != profile.baseline.sha256:
+        _check_same("profile", schedule.profile.sha256, profile.sha256)
     if sizes is not None:
         _check_sizes(schedule.sizes, sizes_source(sizes))
 

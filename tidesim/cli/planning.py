@@ -112,7 +112,7 @@ def plan(
         typer.Option(
             "--run-error",
             help="Relative error of the simulator itself: the run_error that tidesim validate "
-            "finds. The default is what it found for us.",
+            "finds. The default is the largest that README reports of ours.",
         ),
     ] = RUN_ERROR,
     upgrades: Annotated[

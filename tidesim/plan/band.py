@@ -13,8 +13,8 @@ from tidesim.hardware import OVERRIDE, HardwareProfile
 from tidesim.latency import needed_keys
 from tidesim.plan.kept import Kept
 
-# The largest error of a run that `tidesim validate` found here (README, Validate): a measured
-# two-core machine, backend cpu, whose repeats themselves spread by more.
+# The largest error of a run in the validations that README reports: a measured two-core machine,
+# backend cpu, whose repeats themselves spread by more. While others load a machine, errors are larger.
 RUN_ERROR = 0.114
 # Rates and shares: by as much do figures of one part, or of its class, differ in the sources of
 # hwprofiles/: CPU expert kernels reach 0.61-0.82 of the DRAM rate where 0.7 is taken, pinned copies

@@ -187,8 +187,8 @@ def plan(
     trace = in_memory(trace)
     found = _assessed(trace, sites, method, workers=workers, watch=watch)
     rows = [row_of(one, goal, assumed) for one in found if isinstance(one, Assessment)]
-    judged = splits(trace)[1] or splits(trace)[0]
-    infos = judged.meta.requests
+    training, heldout = splits(trace)
+    infos = (heldout or training).meta.requests
     return Plan(
         rows=tuple(sorted(rows, key=lambda row: -row.tokens_per_s)),
         goal=goal,
